@@ -1,0 +1,64 @@
+"""Every error mailhooks raises on purpose.
+
+::
+
+    MailhooksError
+     +-- ConfigError          a setting is wrong; names every wrong key
+     +-- ProtocolError        a peer on a script socket does not speak the protocol
+     +-- SpoolError           a sample could not be put on disk; the sender must keep it
+     +-- SourceError          a file, Maildir or mbox given by hand cannot be read
+     +-- RspamdError          Rspamd gave no usable answer
+     |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx, 429
+     |    +-- RspamdMisconfigured  permanent until somebody changes a setting
+     +-- LabError             the private mail host cannot start or has failed
+
+Anything else that is raised is a bug, and in a mail path a bug is treated as
+a temporary failure: mail stays where it is or is delivered without us.
+"""
+
+from __future__ import annotations
+
+
+class MailhooksError(Exception):
+    """The root of every error mailhooks raises on purpose."""
+
+
+class ConfigError(MailhooksError):
+    """The configuration is wrong.
+
+    Attributes:
+        problems: one line for each wrong key, ``section.key: reason``.
+    """
+
+    def __init__(self, problems: list[str], path: str = "") -> None:
+        self.problems = problems
+        self.path = path
+        super().__init__("\n".join(f"{path}: {line}" if path else line for line in problems))
+
+
+class ProtocolError(MailhooksError):
+    """The peer on a script socket does not speak Dovecot's script protocol."""
+
+
+class SpoolError(MailhooksError):
+    """A sample could not be made durable; whoever sent it still owns it."""
+
+
+class SourceError(MailhooksError):
+    """Mail given by hand (file, folder, Maildir, mbox) cannot be read."""
+
+
+class RspamdError(MailhooksError):
+    """Rspamd gave no usable answer."""
+
+
+class RspamdUnavailable(RspamdError):  # noqa: N818 - reads as the state it reports
+    """Temporary: no connection, no answer in time, or an answer that asks to try later."""
+
+
+class RspamdMisconfigured(RspamdError):  # noqa: N818 - reads as the state it reports
+    """Rspamd refuses until somebody changes a setting, such as a password."""
+
+
+class LabError(MailhooksError):
+    """The private mail host cannot be started, or one of its servers died."""
