@@ -1,0 +1,34 @@
+# mailhooks: the delivery pass. Runs before a user's own script, once for each
+# recipient (plugin setting sieve_before). Asks mailhooks for this user's
+# verdict, files junk, and lets everything else go on to the user's script.
+#
+# If mailhooks does not answer, the message goes the way it would go without it.
+require ["editheader", "fileinto", "mailbox", "variables", "vnd.dovecot.execute"];
+
+set "status" "No, mailhooks did not answer";
+set "folder" "inbox";
+if execute :pipe :output "answer" "mailhooks-classify" {
+  if string :matches "${answer}" "* *" {
+    set "folder" "${1}";
+    set "status" "${2}";
+  }
+}
+
+# What a stranger wrote into such headers is gone, whatever the verdict.
+deleteheader "X-Mailhooks-Rspamd";
+deleteheader "X-Spam";
+deleteheader "X-Spam-Bar";
+deleteheader "X-Spam-Checker-Version";
+deleteheader "X-Spam-Flag";
+deleteheader "X-Spam-Level";
+deleteheader "X-Spam-Report";
+deleteheader "X-Spam-Score";
+deleteheader "X-Spam-Status";
+deleteheader "X-Spamd-Bar";
+deleteheader "X-Spamd-Result";
+addheader "X-Spam-Status" "${status}";
+
+if string :is "${folder}" "junk" {
+  addheader "X-Spam-Flag" "YES";
+  fileinto :create "Junk";
+}

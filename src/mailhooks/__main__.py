@@ -1,0 +1,5 @@
+"""``python -m mailhooks``."""
+
+from mailhooks.cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""The root of the command line: options that every command shares, and errors."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from mailhooks import __version__
+from mailhooks.cli import lab, services
+from mailhooks.config import DEFAULT_PATH
+from mailhooks.errors import MailhooksError
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Commands(click.Group):
+    """Shows what went wrong in one line, without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except MailhooksError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mailhooks")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="Settings of the services.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="How much the services log, to standard error.",
+)
+@click.pass_context
+def main(ctx: click.Context, config_path: Path, log_level: str) -> None:
+    """Per-recipient spam verdicts between Postfix, Dovecot and Rspamd."""
+    logging.basicConfig(
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    ctx.obj = config_path
+
+
+main.add_command(services.serve)
+main.add_command(services.milter)
+main.add_command(services.check_config)
+main.add_command(lab.lab)

@@ -1,0 +1,45 @@
+"""Commands that run the services: ``serve``, ``milter``, ``check-config``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from mailhooks import config
+
+
+@click.command()
+@click.pass_obj
+def serve(config_path: Path) -> None:
+    """Answer Dovecot's Sieve at delivery, and learn what users move.
+
+    Runs in the foreground until SIGTERM; samples that are not learned yet stay
+    in the spool and are learned by the next run.
+    """
+    from mailhooks.daemon import serve as run
+
+    asyncio.run(run(config.load(config_path)))
+
+
+@click.command()
+@click.pass_obj
+def milter(config_path: Path) -> None:
+    """Carry Rspamd's milter score with each message; stands behind Rspamd in Postfix's chain."""
+    from mailhooks.keys import load_keys
+    from mailhooks.milter import run
+
+    settings = config.load(config_path)
+    run(settings.milter.socket, load_keys(settings.score.key_file), settings.milter.timeout_s)
+
+
+@click.command("check-config")
+@click.pass_obj
+def check_config(config_path: Path) -> None:
+    """Read the settings and the key file, and list everything that is wrong in them."""
+    from mailhooks.keys import load_keys
+
+    settings = config.load(config_path)
+    load_keys(settings.score.key_file)
+    click.echo(f"{config_path}: no problems")

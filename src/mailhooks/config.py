@@ -1,0 +1,311 @@
+"""Settings: one TOML file into frozen, typed sections.
+
+``load(path)`` and ``parse(text)`` return :class:`Settings` or raise
+:class:`~mailhooks.errors.ConfigError`, which lists every problem at once as
+``section.key: reason``. A missing key means its default; an unknown one is an
+error, since a misspelt setting that does nothing is worse than none.
+
+Each part of mailhooks is handed its own section, never the whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import pwd
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+from mailhooks.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/mailhooks/mailhooks.toml")
+
+
+class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[daemon]``: sockets, spool and limits of ``mailhooks serve``.
+
+    Attributes:
+        socket_dir: folder of the sockets that Dovecot's Sieve talks to.
+        spool_dir: folder in which samples wait to be learned.
+        mail_users: users (names or numbers) whose processes may speak for any
+            Dovecot user; any other process speaks for the system user it runs as.
+        deadline_s: seconds within which a delivery gets its verdict. Well below
+            Dovecot's ``sieve_execute_exec_timeout``, 10 s by default.
+        max_message_bytes: larger messages are neither classified nor learned.
+    """
+
+    socket_dir: Path = Path("/run/mailhooks")
+    spool_dir: Path = Path("/var/spool/mailhooks")
+    mail_users: tuple[str | int, ...] = ("vmail", "dovecot")
+    deadline_s: float = 5.0
+    max_message_bytes: int = 64 * 1024 * 1024
+
+
+class RspamdSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[rspamd]``: where Rspamd listens.
+
+    Attributes:
+        scan_url: the normal worker, asked for verdicts.
+        learn_url: the controller, told what to learn.
+        password: the controller's ``enable_password``; empty when ``secure_ip``
+            lets this host in without.
+        max_connections: scans and learns at once, each.
+        learn_timeout_s: seconds one learn may take.
+    """
+
+    scan_url: str = "http://127.0.0.1:11333"
+    learn_url: str = "http://127.0.0.1:11334"
+    password: str = ""
+    max_connections: int = 16
+    learn_timeout_s: float = 30.0
+
+
+class MilterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[milter]``: the socket of ``mailhooks milter``, in libmilter's notation.
+
+    Attributes:
+        socket: ``unix:/path`` or ``inet:port@host``.
+        timeout_s: seconds libmilter waits for Postfix on an open connection.
+    """
+
+    socket: str = "unix:/run/mailhooks/milter.sock"
+    timeout_s: int = 600
+
+
+class ScoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[score]``: how the milter score is carried.
+
+    Attributes:
+        key_file: lines ``key-id secret``; the first signs, all verify.
+        max_age_s: seconds after which a carried score is no longer believed;
+            the default is Postfix's maximal_queue_lifetime.
+        received_depth: how many of the topmost Received lines may hold the
+            queue id the score was signed for: Dovecot's own and the MX's, and
+            one more for each relay between them.
+    """
+
+    key_file: Path = Path("/etc/mailhooks/keys")
+    max_age_s: int = 5 * 86400
+    received_depth: int = 2
+
+
+class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[policy]``: from scores to a verdict.
+
+    Attributes:
+        threshold: the sum of milter score and Bayes score from which mail goes
+            to Junk; the default is Rspamd's own add_header level.
+    """
+
+    threshold: float = 6.0
+
+
+class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[learning]``: what is learned, and how gently.
+
+    Attributes:
+        learn_on_delivery: ``all`` trains every message delivered to INBOX as
+            ham, ``off`` none.
+        settle_s: seconds a sample waits, so that the last of several moves wins.
+        connections: learns at once.
+        retry_first_s: seconds before the first retry after a temporary failure.
+        retry_cap_s: the longest wait between two retries.
+    """
+
+    learn_on_delivery: Literal["off", "all"] = "off"
+    settle_s: float = 30.0
+    connections: int = 4
+    retry_first_s: float = 1.0
+    retry_cap_s: float = 300.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file, one attribute a section."""
+
+    daemon: DaemonSettings = DaemonSettings()
+    rspamd: RspamdSettings = RspamdSettings()
+    milter: MilterSettings = MilterSettings()
+    score: ScoreSettings = ScoreSettings()
+    policy: PolicySettings = PolicySettings()
+    learning: LearningSettings = LearningSettings()
+
+
+def load(path: Path) -> Settings:
+    """Read settings from a file.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or holds wrong keys.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError([f"cannot be read: {reason}"], str(path)) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str = "") -> Settings:
+    """Turn TOML text into settings.
+
+    Args:
+        text: the file's contents.
+        path: named in front of every problem.
+
+    Raises:
+        ConfigError: the text is no TOML, or holds wrong keys; lists all of them.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"not TOML: {error}"], path) from error
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    section_types = get_type_hints(Settings)
+    for name, content in tree.items():
+        if name not in section_types:
+            problems.append(f"{name}: no such section{_did_you_mean(name, section_types)}")
+        elif not isinstance(content, dict):
+            problems.append(f"{name}: is a section, write it as [{name}]")
+        else:
+            sections[name] = _section(name, content, section_types[name], problems)
+    if problems:
+        raise ConfigError(problems, path)
+    return Settings(**sections)
+
+
+def _section(
+    name: str, content: Mapping[str, Any], kind: type[msgspec.Struct], problems: list[str]
+) -> msgspec.Struct | None:
+    types = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    before = len(problems)
+    for key, raw in content.items():
+        where = f"{name}.{key}"
+        if key not in types:
+            problems.append(f"{where}: no such setting{_did_you_mean(key, types)}")
+            continue
+        try:
+            value = msgspec.convert(raw, types[key], dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            problems.append(f"{where}: {_plain(error)}")
+            continue
+        complaint = CHECKS[where](value) if where in CHECKS else None
+        if complaint:
+            problems.append(f"{where}: {complaint}")
+        values[key] = value
+    return kind(**values) if len(problems) == before else None
+
+
+def _decode(kind: type, raw: object) -> object:
+    if kind is Path:
+        if isinstance(raw, str):
+            return Path(raw)
+        raise ValueError("Expected `str`")
+    raise NotImplementedError
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """Msgspec's wording without Python's names for types."""
+    text = str(error).split(" - at ", maxsplit=1)[0]
+    for python, plain in (
+        ("`str`", "text in quotes"),
+        ("`int | float`", "a number"),
+        ("`int`", "a whole number"),
+        ("`float`", "a number"),
+        ("`bool`", "true or false"),
+        ("`array`", "a list"),
+        ("`object`", "a table"),
+    ):
+        text = text.replace(python, plain)
+    return text[:1].lower() + text[1:]
+
+
+def _did_you_mean(word: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def _positive(value: float) -> str | None:
+    return None if math.isfinite(value) and value > 0 else "must be a number above 0"
+
+
+def _not_negative(value: float) -> str | None:
+    return None if math.isfinite(value) and value >= 0 else "must be 0 or more"
+
+
+def _finite(value: float) -> str | None:
+    return None if math.isfinite(value) else "must be a finite number"
+
+
+def _deadline(value: float) -> str | None:
+    # Dovecot's sieve_execute_exec_timeout is 10 s, and an `execute :output`
+    # that reaches it makes the lmtp process panic: stay well below.
+    return None if 0 < value <= 8 else "must be above 0 and at most 8 (Dovecot gives up at 10 s)"  # noqa: PLR2004
+
+
+def _absolute(value: Path) -> str | None:
+    return None if value.is_absolute() else "must be an absolute path"
+
+
+def _url(value: str) -> str | None:
+    if value.startswith(("http://", "https://")):
+        return None
+    if value.startswith("unix:/"):
+        return None
+    return f"must start with http://, https:// or unix:/, not {value!r}"
+
+
+def _milter_socket(value: str) -> str | None:
+    kind, _, rest = value.partition(":")
+    if kind == "unix" and rest.startswith("/"):
+        return None
+    port, _, host = rest.partition("@")
+    if kind in ("inet", "inet6") and port.isdecimal() and host:
+        return None
+    return f"must be unix:/path or inet:port@host, not {value!r}"
+
+
+def _mail_users(value: tuple[str | int, ...]) -> str | None:
+    # A user who does not exist here is no error: the default names two.
+    return None if all(user != "" for user in value) else "must not hold an empty name"
+
+
+CHECKS: dict[str, Callable[[Any], str | None]] = {
+    "daemon.socket_dir": _absolute,
+    "daemon.spool_dir": _absolute,
+    "daemon.mail_users": _mail_users,
+    "daemon.deadline_s": _deadline,
+    "daemon.max_message_bytes": _positive,
+    "rspamd.scan_url": _url,
+    "rspamd.learn_url": _url,
+    "rspamd.max_connections": _positive,
+    "rspamd.learn_timeout_s": _positive,
+    "milter.socket": _milter_socket,
+    "milter.timeout_s": _positive,
+    "score.key_file": _absolute,
+    "score.max_age_s": _positive,
+    "score.received_depth": _positive,
+    "policy.threshold": _finite,
+    "learning.settle_s": _not_negative,
+    "learning.connections": _positive,
+    "learning.retry_first_s": _positive,
+    "learning.retry_cap_s": _positive,
+}
+
+
+def uids_of(users: tuple[str | int, ...]) -> frozenset[int]:
+    """The numeric ids of users given by name or number; unknown names are left out."""
+    uids = set()
+    for user in users:
+        if isinstance(user, int):
+            uids.add(user)
+            continue
+        try:
+            uids.add(pwd.getpwnam(user).pw_uid)
+        except KeyError:
+            continue
+    return frozenset(uids)

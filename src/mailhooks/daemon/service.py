@@ -1,0 +1,84 @@
+"""``mailhooks serve``: both sockets and the worker, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from mailhooks.config import Settings, uids_of
+from mailhooks.daemon.classify import Classifier
+from mailhooks.daemon.learn import Learner
+from mailhooks.daemon.samples import Samples
+from mailhooks.dovecot import ScriptServer
+from mailhooks.keys import load_keys
+from mailhooks.lesson import MailboxRoles
+from mailhooks.rspamd import RspamdClient
+from mailhooks.spool import Spool
+
+log = logging.getLogger("mailhooks.daemon")
+
+CLASSIFY_SOCKET = "mailhooks-classify"
+LEARN_SOCKET = "mailhooks-learn"
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way.
+
+    Raises:
+        ConfigError: the key file is unusable.
+        SpoolError: the spool is unusable.
+        MailhooksError: a socket is unusable, or served by another process.
+    """
+    daemon = settings.daemon
+    keys = load_keys(settings.score.key_file)
+    mail_uids = uids_of(daemon.mail_users)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        rspamd = await stack.enter_async_context(
+            RspamdClient(
+                scan_url=settings.rspamd.scan_url,
+                learn_url=settings.rspamd.learn_url,
+                password=settings.rspamd.password or None,
+                timeout_s=settings.rspamd.learn_timeout_s,
+                max_connections=settings.rspamd.max_connections,
+            )
+        )
+        samples = Samples(Spool(daemon.spool_dir), rspamd, settings.learning)
+        waiting = await samples.load()
+        classifier = Classifier(
+            rspamd,
+            keys,
+            samples,
+            score=settings.score,
+            policy=settings.policy,
+            learning=settings.learning,
+            deadline_s=daemon.deadline_s,
+            mail_uids=mail_uids,
+        )
+        learner = Learner(samples, MailboxRoles(), mail_uids)
+        for name, handler in ((CLASSIFY_SOCKET, classifier.answer), (LEARN_SOCKET, learner.answer)):
+            await stack.enter_async_context(
+                ScriptServer(
+                    daemon.socket_dir / name,
+                    handler,
+                    max_message_bytes=daemon.max_message_bytes,
+                    handler_timeout_s=daemon.deadline_s + 1,
+                )
+            )
+        worker = asyncio.create_task(samples.run(), name="samples")
+        stack.push_async_callback(_cancel, worker)
+        worker.add_done_callback(lambda _task: stop.set())
+        log.info("serving in %s, %d samples waiting", daemon.socket_dir, waiting)
+        await stop.wait()
+        log.info("stopping, %d samples stay in the spool", samples.waiting)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

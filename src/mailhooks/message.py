@@ -1,0 +1,127 @@
+"""A message's header read without touching a byte of the message.
+
+mailhooks never parses and writes mail again: it reads header fields of the
+raw message, and everything after the first empty line is opaque.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_HEADER_BYTES = 1024 * 1024
+"""Header bytes looked at; a header block beyond this is cut, the mail is not."""
+
+_LINE_END = re.compile(rb"\r?\n")
+_WHITESPACE = re.compile(rb"[ \t\r\n]+")
+_END_OF_HEADER = re.compile(rb"(?:\A|\n)\r?\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header block of a message.
+
+    Attributes:
+        fields: (name in lower case, value as it stands, folds included), in order.
+        size_bytes: length of the block, the empty line not included.
+    """
+
+    fields: tuple[tuple[bytes, bytes], ...]
+    size_bytes: int
+
+    def values(self, name: str) -> list[bytes]:
+        """All values of a field, topmost first, :func:`unfold`-ed."""
+        wanted = name.lower().encode("ascii")
+        return [unfold(value) for field, value in self.fields if field == wanted]
+
+
+def read_header(message: bytes) -> Header:
+    """Read the header block of a raw message with CRLF or LF line ends.
+
+    Never fails: a line that is no header field is skipped, as mail servers do
+    with a leading mbox ``From `` line.
+    """
+    end = _END_OF_HEADER.search(message, 0, MAX_HEADER_BYTES)
+    block = message[: end.start() if end else MAX_HEADER_BYTES]
+    return Header(tuple(_fields(block)), len(block))
+
+
+def _fields(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    name = b""
+    parts: list[bytes] = []
+    for line in _LINE_END.split(block):
+        if line[:1] in (b" ", b"\t"):
+            parts.append(line)
+            continue
+        if name:
+            yield name, b"\n".join(parts)
+        name, colon, value = line.partition(b":")
+        name = name.rstrip(b" \t").lower() if colon else b""
+        parts = [value]
+    if name:
+        yield name, b"\n".join(parts)
+
+
+def unfold(value: bytes) -> bytes:
+    """A field's value on one line, runs of white space as one space (RFC 6376, 3.4.2).
+
+    Two programs that fold or pad a value differently still agree on the result.
+    """
+    return _WHITESPACE.sub(b" ", value).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a carried score is bound to, as bytes, unfolded.
+
+    Attributes:
+        envelope_sender: MAIL FROM without angle brackets, domain in lower case.
+        message_id: every Message-ID value, joined by newlines.
+        date: likewise Date.
+        from_: likewise From.
+    """
+
+    envelope_sender: bytes
+    message_id: bytes
+    date: bytes
+    from_: bytes
+
+
+def identity(header: Header, envelope_sender: str) -> Identity:
+    """The identity of a message with this header and this MAIL FROM."""
+    return Identity(
+        normal_address(envelope_sender),
+        b"\n".join(header.values("message-id")),
+        b"\n".join(header.values("date")),
+        b"\n".join(header.values("from")),
+    )
+
+
+def normal_address(address: str) -> bytes:
+    """An envelope address as bytes, without angle brackets, domain in lower case."""
+    bare = address.strip()
+    if bare.startswith("<") and bare.endswith(">"):
+        bare = bare[1:-1]
+    local, at, domain = bare.rpartition("@")
+    return f"{local}{at}{domain.lower()}".encode("utf-8", "surrogateescape")
+
+
+def content_digest(message: bytes) -> str:
+    """A digest that stays the same while servers add header fields around a message.
+
+    Covers Message-ID, Date, From, Subject and the body with its line ends made
+    equal; nothing that a delivery adds or removes.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    header = read_header(message)
+    digest = hashlib.sha256()
+    for name in ("message-id", "date", "from", "subject"):
+        for value in header.values(name):
+            digest.update(b"%s:%s\n" % (name.encode("ascii"), value))
+    digest.update(b"\n")
+    digest.update(message[header.size_bytes :].replace(b"\r\n", b"\n").strip(b"\n"))
+    return digest.hexdigest()

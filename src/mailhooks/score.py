@@ -1,0 +1,275 @@
+"""The milter score: read from Rspamd's report, signed, carried, verified. Pure.
+
+Two header fields, never seen together outside Postfix's milter chain:
+
+``X-Mailhooks-Rspamd``
+    written by Rspamd's milter (``local.d/milter_headers.conf``), read and
+    removed by ours; signed with a secret derived from the key and bound to the
+    queue id, so that a stranger cannot bring one along.
+``X-Mailhooks-Score``
+    written by our milter, read once for each recipient at delivery; bound to
+    queue id, envelope sender, Message-ID, Date, From and time.
+
+Both are ``name=value`` pairs joined by ``; `` with the signature last. Nothing
+here raises on what a stranger may have written: what cannot be believed
+becomes :class:`NoScore` with its reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import hmac
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mailhooks.keys import KeyRing
+from mailhooks.message import Header, Identity, unfold
+
+REPORT_HEADER = "X-Mailhooks-Rspamd"
+SCORE_HEADER = "X-Mailhooks-Score"
+
+REPORT_MAX_AGE_S = 3600
+"""Clocks of an Rspamd on another host may be off by this, seconds either way."""
+
+CLOCK_SKEW_S = 300
+"""A carried score may seem to come from this far in the future, seconds."""
+
+MAX_FIELD_BYTES = 8192
+MAX_POINTS = 1e6
+MAX_SYMBOLS = 40
+
+_QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
+_SYMBOL = re.compile(r"([A-Za-z0-9_.\-]{1,128}):(-?[0-9]{1,7}(?:\.[0-9]{1,4})?)\Z")
+_RECEIVED_ID = re.compile(rb"\sid ([A-Za-z0-9]+)(?=[\s;(]|\Z)")
+
+
+class Why(enum.Enum):
+    """Why there is no milter score to count."""
+
+    ABSENT = "absent"
+    DUPLICATE = "duplicate"
+    MALFORMED = "malformed"
+    UNKNOWN_KEY = "unknown key"
+    WRONG_MESSAGE = "wrong message"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class NoScore:
+    """There is no milter score to count, and why."""
+
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class MilterScore:
+    """What Rspamd said in the milter pass, Bayes switched off.
+
+    Attributes:
+        score: points; finite.
+        required: points from which Rspamd rejects, None if it gave no usable number.
+        action: Rspamd's action, such as ``no action`` or ``add header``.
+        passthrough: a module decided without the score ("pre-result").
+        symbols: (name, points), the weightiest first, those of 0 points left out.
+        queue_id: Postfix's queue id on the host of the milter.
+        time: when the scan was made, seconds since the epoch.
+    """
+
+    score: float
+    required: float | None
+    action: str
+    passthrough: bool
+    symbols: tuple[tuple[str, float], ...]
+    queue_id: str
+    time: int
+
+
+def read_report(
+    values: Sequence[bytes], queue_id: str, keys: KeyRing, now: float
+) -> MilterScore | NoScore:
+    """Believe Rspamd's report, or say why not.
+
+    Args:
+        values: the message's ``X-Mailhooks-Rspamd`` fields; a stranger's may be
+            among them, so the one that is signed for this queue id counts.
+        queue_id: this message's, from the milter macro ``i``.
+        keys: any of them may have made the secret Rspamd was configured with.
+        now: seconds since the epoch.
+    """
+    reason = Why.ABSENT
+    for value in values:
+        text, signature = _split(value)
+        if text is None or signature is None:
+            reason = Why.MALFORMED
+            continue
+        if not any(
+            hmac.compare_digest(
+                hmac.digest(key.report_secret().encode("ascii"), text.encode(), "sha256").hex(),
+                signature,
+            )
+            for key in keys.keys
+        ):
+            reason = Why.UNKNOWN_KEY
+            continue
+        score = _parse(_pairs(text))
+        if score is None:
+            reason = Why.MALFORMED
+        elif score.queue_id != queue_id:
+            reason = Why.WRONG_MESSAGE
+        elif abs(now - score.time) > REPORT_MAX_AGE_S:
+            reason = Why.EXPIRED
+        else:
+            return score
+    return NoScore(reason)
+
+
+def sign(score: MilterScore, identity: Identity, keys: KeyRing) -> str:
+    """The value of ``X-Mailhooks-Score`` for this score and this message, on one line.
+
+    Folding it at white space (RFC 5322, 2.2.3) does not harm it.
+    """
+    key = keys.signing
+    text = "; ".join(
+        (
+            "v=1",
+            f"k={key.key_id}",
+            f"t={score.time}",
+            f"q={score.queue_id}",
+            f"s={score.score:.3f}",
+            f"r={'nan' if score.required is None else format(score.required, '.3f')}",
+            f"a={score.action}",
+            f"p={int(score.passthrough)}",
+            "y=" + ", ".join(f"{name}:{points:.2f}" for name, points in score.symbols),
+        )
+    )
+    mac = base64.urlsafe_b64encode(key.sign(_bound(text, identity))).rstrip(b"=")
+    return f"{text}; b={mac.decode('ascii')}"
+
+
+def verify(
+    header: Header,
+    identity: Identity,
+    keys: KeyRing,
+    *,
+    now: float,
+    max_age_s: float,
+    received_depth: int,
+) -> MilterScore | NoScore:
+    """Believe a message's carried score, or say why not.
+
+    Args:
+        header: of the message at delivery.
+        identity: of the message at delivery.
+        keys: all that may have signed.
+        now: seconds since the epoch.
+        max_age_s: seconds after which a score is no longer believed.
+        received_depth: how many of the topmost Received lines may hold the
+            queue id; lines below were written by strangers.
+    """
+    values = header.values(SCORE_HEADER)
+    if not values:
+        return NoScore(Why.ABSENT)
+    if len(values) > 1:
+        return NoScore(Why.DUPLICATE)
+    text, signature = _split(values[0])
+    if text is None or signature is None:
+        return NoScore(Why.MALFORMED)
+    pairs = _pairs(text)
+    score = _parse(pairs)
+    if score is None:
+        return NoScore(Why.MALFORMED)
+    key = keys.find(pairs.get("k", ""))
+    if key is None:
+        return NoScore(Why.UNKNOWN_KEY)
+    try:
+        mac = base64.b64decode(signature + "=" * (-len(signature) % 4), b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return NoScore(Why.MALFORMED)
+    if not hmac.compare_digest(mac, key.sign(_bound(text, identity))):
+        return NoScore(Why.WRONG_MESSAGE)
+    if score.queue_id not in received_ids(header, received_depth):
+        return NoScore(Why.WRONG_MESSAGE)
+    if not -CLOCK_SKEW_S <= now - score.time <= max_age_s:
+        return NoScore(Why.EXPIRED)
+    return score
+
+
+def received_ids(header: Header, depth: int) -> set[str]:
+    """The queue ids in the topmost ``depth`` Received lines (RFC 5321, 4.4, clause ID)."""
+    found: set[str] = set()
+    for value in header.values("received")[:depth]:
+        found.update(match.decode("ascii") for match in _RECEIVED_ID.findall(value))
+    return found
+
+
+def _split(value: bytes) -> tuple[str | None, str | None]:
+    """Everything before the signature, and the signature."""
+    if len(value) > MAX_FIELD_BYTES:
+        return None, None
+    try:
+        line = unfold(value).decode("ascii")
+    except UnicodeDecodeError:
+        return None, None
+    text, mark, signature = line.rpartition("; b=")
+    return (text, signature) if mark else (None, None)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for part in text.split(";"):
+        name, _, value = part.strip().partition("=")
+        # The first wins, and a signed text of ours holds none twice.
+        pairs.setdefault(name, value.strip())
+    return pairs
+
+
+def _parse(pairs: dict[str, str]) -> MilterScore | None:
+    if pairs.get("v") != "1":
+        return None
+    score = _points(pairs.get("s", ""))
+    time = pairs.get("t", "")
+    queue_id = pairs.get("q", "")
+    if score is None or not time.isdecimal() or len(time) > 12:  # noqa: PLR2004
+        return None
+    if not _QUEUE_ID.match(queue_id):
+        return None
+    symbols = []
+    for item in pairs.get("y", "").split(","):
+        match = _SYMBOL.match(item.strip())
+        if match:
+            symbols.append((match[1], float(match[2])))
+    return MilterScore(
+        score=score,
+        required=_points(pairs.get("r", "")),
+        action=pairs.get("a", "")[:32],
+        passthrough=pairs.get("p") == "1",
+        symbols=tuple(symbols[:MAX_SYMBOLS]),
+        queue_id=queue_id,
+        time=int(time),
+    )
+
+
+def _points(text: str) -> float | None:
+    """A score Rspamd printed; it may print nan, inf or an absurd number."""
+    try:
+        points = float(text)
+    except ValueError:
+        return None
+    return points if math.isfinite(points) and abs(points) <= MAX_POINTS else None
+
+
+def _bound(text: str, identity: Identity) -> bytes:
+    """The bytes that are signed: every part with its length, so none can run into the next."""
+    parts = (
+        b"mailhooks score",
+        text.encode("ascii"),
+        identity.envelope_sender,
+        identity.message_id,
+        identity.date,
+        identity.from_,
+    )
+    return b"".join(b"%d:%s" % (len(part), part) for part in parts)

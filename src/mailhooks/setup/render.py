@@ -1,0 +1,58 @@
+"""Configuration files of a host, rendered from the templates beside this module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+
+def render_tree(kind: str, folder: Path, values: Mapping[str, Any]) -> list[Path]:
+    """Render every template of one kind into a folder, sub-folders kept.
+
+    Args:
+        kind: ``postfix``, ``dovecot``, ``rspamd``, ``redis`` or ``mailhooks``.
+        folder: where the files go; created if missing.
+        values: what the templates name; a name they need and do not get is an error.
+
+    Returns:
+        The files written.
+    """
+    templates = _environment()
+    written = []
+    for name in sorted(templates.list_templates()):
+        if not name.startswith(f"{kind}/"):
+            continue
+        target = folder / name.removeprefix(f"{kind}/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(templates.get_template(name).render(values), encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def copy_sieve(folder: Path) -> list[Path]:
+    """Copy the Sieve scripts to a folder; returns the files written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for script in sorted(_sieve_folder().glob("*.sieve")):
+        target = folder / script.name
+        target.write_bytes(script.read_bytes())
+        written.append(target)
+    return written
+
+
+def _sieve_folder() -> Path:
+    return Path(str(resources.files("mailhooks") / "sieve"))
+
+
+def _environment() -> jinja2.Environment:
+    folder = Path(str(resources.files("mailhooks") / "setup" / "templates"))
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - configuration files, not HTML
+        keep_trailing_newline=True,
+    )

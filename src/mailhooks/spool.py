@@ -1,0 +1,198 @@
+"""Samples waiting to be learned: a folder of plain files that survives kill -9 and reboot.
+
+::
+
+    spool/tmp/   being written; what is left here after a crash was never promised
+    spool/new/   durable; a file's name sorts by the time it arrived
+    spool/bad/   set aside, each with the reason in its first line
+
+A file is one line of JSON (who, what, when), an empty line, and the message
+as Dovecot sent it. It is written to tmp/, synced, renamed into new/ and the
+folder synced; only then does anybody hear that it is safe. Folders are 0700
+and files 0600, since samples are private mail. (Maildir's protocol,
+https://cr.yp.to/proto/maildir.html, with the syncs spelled out.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mailhooks.errors import SpoolError
+from mailhooks.lesson import Lesson
+
+MAX_LABEL_BYTES = 64 * 1024
+_counter = itertools.count()
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is to learn what: the first line of a spool file.
+
+    Attributes:
+        user: the Dovecot user whose statistics are meant.
+        lesson: ``spam`` or ``ham``.
+        digest: of the message's content; the same message moved twice has one.
+        origin: what made the sample: ``move`` or ``delivery``.
+        received: seconds since the epoch.
+        reason: why the sample was set aside; empty otherwise.
+    """
+
+    user: str
+    lesson: Lesson
+    digest: str
+    origin: str
+    received: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A durable sample, its message still on disk."""
+
+    name: str
+    label: Label
+
+
+class Spool:
+    """One folder of samples; all methods block, so call them in a thread.
+
+    Args:
+        folder: created with its sub-folders when :meth:`prepare` is called.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tmp = folder / "tmp"
+        self._new = folder / "new"
+        self._bad = folder / "bad"
+
+    def prepare(self) -> None:
+        """Create the folders and drop half-written files of a crashed process.
+
+        Raises:
+            SpoolError: a folder cannot be created or is not ours.
+        """
+        try:
+            for folder in (self.folder, self._tmp, self._new, self._bad):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
+            for leftover in self._tmp.iterdir():
+                leftover.unlink()
+        except OSError as error:
+            raise _failed("cannot be prepared", self.folder, error) from error
+
+    def put(self, label: Label, message: bytes) -> Entry:
+        """Make a sample durable: when this returns, it survives a power cut.
+
+        Raises:
+            SpoolError: it could not (disk full, folder missing); nothing is left behind.
+        """
+        name = f"{time.time_ns():020d}.{os.getpid()}.{next(_counter)}"
+        temporary = self._tmp / name
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.json.encode(label) + b"\n\n")
+                    file.write(message)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.rename(self._new / name)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(self._new)
+        except OSError as error:
+            raise _failed("cannot take a sample", self.folder, error) from error
+        return Entry(name, label)
+
+    def entries(self) -> Iterator[Entry]:
+        """All samples in new/, oldest first; a file that is none of ours goes to bad/.
+
+        Raises:
+            SpoolError: the folder cannot be read.
+        """
+        try:
+            names = sorted(path.name for path in self._new.iterdir())
+        except OSError as error:
+            raise _failed("cannot be read", self._new, error) from error
+        for name in names:
+            try:
+                with (self._new / name).open("rb") as file:
+                    line = file.readline(MAX_LABEL_BYTES)
+                label = msgspec.json.decode(line, type=Label)
+            except FileNotFoundError:
+                continue  # learned meanwhile
+            except msgspec.DecodeError as error:
+                self._set_aside_unreadable(name, str(error))
+                continue
+            except OSError as error:
+                raise _failed("cannot be read", self._new / name, error) from error
+            yield Entry(name, label)
+
+    def message(self, entry: Entry) -> bytes:
+        """The message of a sample, byte for byte as it came.
+
+        Raises:
+            SpoolError: the file cannot be read.
+        """
+        try:
+            content = (self._new / entry.name).read_bytes()
+        except OSError as error:
+            raise _failed("cannot be read", self._new / entry.name, error) from error
+        return content.partition(b"\n\n")[2]
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a sample that has been learned or needs no learning.
+
+        A crash before the removal reaches the disk makes it learned again,
+        which Rspamd answers with "already learned": no harm, so no sync.
+
+        Raises:
+            SpoolError: the file cannot be removed.
+        """
+        try:
+            (self._new / entry.name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed("cannot be removed", self._new / entry.name, error) from error
+
+    def set_aside(self, entry: Entry, reason: str) -> None:
+        """Move a sample that cannot be learned to bad/, its reason written into it.
+
+        Raises:
+            SpoolError: it cannot be moved.
+        """
+        label = msgspec.structs.replace(entry.label, reason=reason)
+        message = self.message(entry)
+        try:
+            temporary = self._tmp / entry.name
+            temporary.write_bytes(msgspec.json.encode(label) + b"\n\n" + message)
+            temporary.chmod(0o600)
+            temporary.rename(self._bad / entry.name)
+        except OSError as error:
+            raise _failed("cannot be set aside", self._new / entry.name, error) from error
+        self.remove(entry)
+
+    def _set_aside_unreadable(self, name: str, reason: str) -> None:
+        try:
+            (self._new / name).rename(self._bad / f"{name}.unreadable")
+        except OSError as error:
+            raise _failed(f"cannot be set aside ({reason})", self._new / name, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failed(what: str, path: Path, error: OSError) -> SpoolError:
+    return SpoolError(f"spool {path} {what}: {error.strerror or error}")

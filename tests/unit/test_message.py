@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailhooks.message import content_digest, identity, normal_address, read_header, unfold
+
+MESSAGE = (
+    b"Received: from a\r\n\tby b\r\nFrom: Ann <ann@example.org>\r\nSubject: one\r\n two\r\n"
+    b"subject: three\r\n\r\nbody: not a header\r\n"
+)
+
+
+def test_values_are_found_whatever_their_case_and_unfolded() -> None:
+    """A field's values come topmost first, on one line each."""
+    header = read_header(MESSAGE)
+    assert header.values("SUBJECT") == [b"one two", b"three"]
+    assert header.values("received") == [b"from a by b"]
+    assert header.values("body") == []
+
+
+def test_lf_and_crlf_read_alike() -> None:
+    """Line ends do not change what a header says."""
+    lf = MESSAGE.replace(b"\r\n", b"\n")
+    assert read_header(lf).values("subject") == read_header(MESSAGE).values("subject")
+
+
+def test_a_message_without_header_or_body_reads_as_empty() -> None:
+    """Nothing that is no header field is taken for one."""
+    assert read_header(b"").fields == ()
+    assert read_header(b"\r\nSubject: in the body\r\n").fields == ()
+    assert read_header(b"no colon here\r\n\r\n").fields == ()
+    assert read_header(b"From someone Mon Jan 1\nSubject: x\n\n").values("subject") == [b"x"]
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_read_without_an_exception(data: bytes) -> None:
+    """A hostile message cannot make the reader fail."""
+    header = read_header(data)
+    assert header.size_bytes <= len(data)
+    assert len(content_digest(data)) == 64
+
+
+@given(st.lists(st.sampled_from([b"a", b"b:", b" ", b"\t", b"\r\n ", b"\n\t"]), max_size=20))
+def test_folding_differently_does_not_change_a_value(parts: list[bytes]) -> None:
+    """Unfolding is idempotent and deaf to how white space is written."""
+    value = b"x".join(parts)
+    assert unfold(unfold(value)) == unfold(value)
+    assert unfold(re.sub(rb"\r?\n[ \t]", b" ", value)) == unfold(value)
+
+
+def test_an_envelope_address_is_compared_without_brackets_and_domain_case() -> None:
+    """The local part keeps its case (RFC 5321, 2.4), the domain has none."""
+    assert normal_address("<Ann.X@Example.ORG>") == b"Ann.X@example.org"
+    assert normal_address("<>") == b""
+
+
+def test_identity_takes_every_value_of_a_doubled_field() -> None:
+    """A second From added later makes it another message."""
+    one = identity(read_header(b"From: a\r\n\r\n"), "x@example.org")
+    two = identity(read_header(b"From: a\r\nFrom: b\r\n\r\n"), "x@example.org")
+    assert one != two
+
+
+def test_digest_ignores_what_deliveries_add_and_line_ends() -> None:
+    """The same message has one digest before and after delivery."""
+    delivered = b"X-Spam-Status: No\r\nReturn-Path: <a@b>\r\n" + MESSAGE
+    assert content_digest(delivered) == content_digest(MESSAGE)
+    assert content_digest(MESSAGE.replace(b"\r\n", b"\n")) == content_digest(MESSAGE)
+    assert content_digest(MESSAGE + b"more\r\n") != content_digest(MESSAGE)
