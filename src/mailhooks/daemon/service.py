@@ -11,7 +11,7 @@ from mailhooks.config import Settings, uids_of
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.learn import Learner
 from mailhooks.daemon.samples import Samples
-from mailhooks.dovecot import ScriptServer
+from mailhooks.dovecot import ScriptServer, ServerLimits
 from mailhooks.keys import load_keys
 from mailhooks.lesson import MailboxRoles
 from mailhooks.rspamd import RspamdClient
@@ -60,16 +60,15 @@ async def serve(settings: Settings) -> None:
             deadline_s=daemon.deadline_s,
             mail_uids=mail_uids,
         )
+        # A handler keeps its own deadline; the server's is for one that cannot.
+        limits = ServerLimits(
+            message_bytes=daemon.max_message_bytes, handler_timeout_s=daemon.deadline_s + 0.5
+        )
         learner = Learner(samples, MailboxRoles(), mail_uids)
         for name, handler in ((CLASSIFY_SOCKET, classifier.answer), (LEARN_SOCKET, learner.answer)):
-            await stack.enter_async_context(
-                ScriptServer(
-                    daemon.socket_dir / name,
-                    handler,
-                    max_message_bytes=daemon.max_message_bytes,
-                    handler_timeout_s=daemon.deadline_s + 1,
-                )
-            )
+            server = ScriptServer(daemon.socket_dir / name, handler, limits=limits)
+            await server.start()
+            stack.push_async_callback(server.stop)
         worker = asyncio.create_task(samples.run(), name="samples")
         stack.push_async_callback(_cancel, worker)
         worker.add_done_callback(lambda _task: stop.set())

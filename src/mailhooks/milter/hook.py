@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import textwrap
 import time
 from collections.abc import Callable
@@ -117,5 +118,8 @@ def run(socket: str, keys: KeyRing, timeout_s: int) -> None:
     Milter.factory = functools.partial(ScoreMilter, keys)
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS)
     log.info("listening on %s, signing with key %s", socket, keys.signing.key_id)
+    # Postfix connects as another user. Whoever else does gets nothing signed
+    # that Rspamd has not signed before.
+    os.umask(0o111)
     runmilter: Callable[..., Any] = Milter.runmilter
     runmilter("mailhooks", socket, timeout_s)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mailhooks.config import LearningSettings
+from mailhooks.daemon.samples import Samples, settled_lesson
+from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
+from mailhooks.lesson import Lesson
+from mailhooks.rspamd import LearnResult, LearnStatus
+from mailhooks.spool import Entry, Label, Spool
+
+SPAM, HAM = Lesson.SPAM, Lesson.HAM
+
+
+def entry(lesson: Lesson, origin: str = "move") -> Entry:
+    return Entry(
+        "n", Label(user="ann", lesson=lesson, digest="d", origin=origin, received=0.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([entry(SPAM)], SPAM),
+        ([entry(HAM)], HAM),
+        ([entry(SPAM), entry(HAM)], None),
+        ([entry(HAM), entry(SPAM)], None),
+        ([entry(SPAM), entry(HAM), entry(SPAM)], SPAM),
+        ([entry(SPAM), entry(SPAM)], SPAM),
+        ([entry(HAM, "delivery")], HAM),
+        ([entry(HAM, "delivery"), entry(SPAM)], SPAM),
+        ([entry(HAM, "delivery"), entry(SPAM), entry(HAM)], HAM),
+    ],
+)
+def test_what_a_group_of_samples_teaches(samples: list[Entry], expected: Lesson | None) -> None:
+    """The last move wins, and a move that was taken back teaches nothing."""
+    chosen = settled_lesson(samples)
+    assert (chosen.label.lesson if chosen else None) is expected
+
+
+class FakeRspamd:
+    """Notes what it is asked to learn; fails as told."""
+
+    def __init__(self) -> None:
+        self.learned: list[tuple[str, Lesson, bytes]] = []
+        self.failures: list[Exception] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def learn_spam(self, message: bytes, *, user: str) -> LearnResult:
+        return await self._learn(user, SPAM, message)
+
+    async def learn_ham(self, message: bytes, *, user: str) -> LearnResult:
+        return await self._learn(user, HAM, message)
+
+    async def _learn(self, user: str, lesson: Lesson, message: bytes) -> LearnResult:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await self.gate.wait()
+            if self.failures:
+                raise self.failures.pop(0)
+        finally:
+            self.at_once -= 1
+        self.learned.append((user, lesson, message))
+        return LearnResult(LearnStatus.LEARNED, "", 200)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+SETTINGS = LearningSettings(settle_s=0.0, retry_first_s=0.001, retry_cap_s=0.002, connections=2)
+
+
+@pytest.fixture
+def rspamd() -> FakeRspamd:
+    return FakeRspamd()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    rspamd: FakeRspamd,
+    settings: LearningSettings = SETTINGS,
+    clock: Callable[[], float] | None = None,
+) -> AsyncIterator[Samples]:
+    spool = Spool(folder)
+    extra = {"clock": clock} if clock else {}
+    samples = Samples(spool, rspamd, settings, rng=random.Random(1), **extra)  # type: ignore[arg-type]
+    await samples.load()
+    worker = asyncio.create_task(samples.run())
+    try:
+        yield samples
+    finally:
+        worker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await worker
+
+
+async def test_a_sample_is_learned_once_and_leaves_the_spool(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """From the spool to Rspamd as the right class for the right user."""
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"one")]
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_samples_of_an_earlier_run_are_learned(tmp_path: Path, rspamd: FakeRspamd) -> None:
+    """A restart loses nothing that was promised."""
+    spool = Spool(tmp_path)
+    spool.prepare()
+    spool.put(Label(user="ann", lesson=HAM, digest="d", origin="move", received=0.0), b"old")
+    async with running(tmp_path, rspamd) as samples:
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", HAM, b"old")]
+
+
+async def test_a_temporary_failure_is_retried_until_it_works(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Rspamd being down, wrongly configured or hit by a bug delays a sample, and no more."""
+    rspamd.failures = [RspamdUnavailable("down"), RspamdMisconfigured("password"), KeyError("bug")]
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"one")]
+    assert rspamd.failures == []
+
+
+async def test_nothing_is_learned_before_it_has_settled(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """A move and its undo within the settle time cause no request at all."""
+    clock = Clock()
+    settings = LearningSettings(settle_s=30.0)
+    async with running(tmp_path, rspamd, settings, clock) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await samples.take("ann", HAM, "d1", "move", b"one")
+        await samples.take("ann", SPAM, "d2", "move", b"two")
+        clock.now += 31
+        await samples.take("bob", SPAM, "d3", "move", b"three")  # wakes the worker
+        await until(lambda: samples.waiting == 1)
+    assert rspamd.learned == [("ann", SPAM, b"two")]
+
+
+async def test_users_take_turns(tmp_path: Path, rspamd: FakeRspamd) -> None:
+    """One user's many samples do not starve another's single one."""
+    rspamd.gate.clear()
+    async with running(tmp_path, rspamd) as samples:
+        for number in range(10):
+            await samples.take("ann", SPAM, f"a{number}", "move", b"a")
+        await samples.take("bob", SPAM, "b", "move", b"b")
+        rspamd.gate.set()
+        await until(lambda: samples.waiting == 0)
+    position = [user for user, _, _ in rspamd.learned].index("bob")
+    assert position <= 3
+    assert rspamd.most_at_once == SETTINGS.connections
+
+
+async def test_a_move_during_a_learn_is_learned_afterwards(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """The opposite lesson that comes while the first is under way is not lost."""
+    rspamd.gate.clear()
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: rspamd.at_once == 1)
+        await samples.take("ann", HAM, "d1", "move", b"one")
+        rspamd.gate.set()
+        await until(lambda: samples.waiting == 0)
+    assert [lesson for _, lesson, _ in rspamd.learned] == [SPAM, HAM]
