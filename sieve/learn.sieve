@@ -8,8 +8,9 @@ if environment :matches "imap.cause" "*" { set "cause" "${1}"; }
 if environment :matches "vnd.dovecot.mailbox-from" "*" { set "source" "${1}"; }
 if environment :matches "vnd.dovecot.mailbox-to" "*" { set "destination" "${1}"; }
 
+# Arguments have names, since an empty one would end Dovecot's request header.
 # Within one mailbox nothing is learned; and such a copy fires two rules, of
 # which only one could be piped.
 if not string :is "${source}" "${destination}" {
-  pipe :copy "mailhooks-learn" ["${cause}", "${source}", "${destination}"];
+  pipe :copy "mailhooks-learn" ["cause=${cause}", "from=${source}", "to=${destination}"];
 }

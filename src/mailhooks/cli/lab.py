@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from mailhooks.errors import LabError
 from mailhooks.lab import Lab
+from mailhooks.lab import demo as story
 from mailhooks.lab.host import ADDRESS
 
 
@@ -38,6 +44,68 @@ def up() -> None:
                 signal.pause()
     except KeyboardInterrupt:
         click.echo("\nThe lab is stopped and removed.")
+
+
+@lab.command()
+@click.option(
+    "--mail",
+    type=click.Path(exists=True, path_type=Path),
+    help="Use the mail of this Maildir, mbox, folder or archive instead of generated mail.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the generated mail.")
+def demo(mail: Path | None, seed: int) -> None:
+    """Show the main job on real servers: one newsletter, two recipients, two verdicts.
+
+    Exits with 1 if any of it does not come true.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    console = Console(highlight=False)
+    material = story.own(mail, seed) if mail else story.generated(seed)
+
+    def say(paragraph: str) -> None:
+        console.print(f"[bold]*[/bold] {escape(paragraph)}\n")
+
+    outcome = story.play(material, say)
+    console.print(_verdicts(outcome))
+    say(
+        "\nWithout mailhooks Rspamd judges once for all recipients, with the statistics of the "
+        "first. The same newsletter, asked of the same Rspamd the way its own milter asks:"
+    )
+    console.print(_stock_verdicts(outcome))
+    wrong = story.failures(outcome)
+    for line in wrong:
+        console.print(f"[bold red]{escape(line)}")
+    if wrong:
+        raise LabError(f"{len(wrong)} of the demo's claims did not come true")
+    say(
+        f"\nAll of it came true, in {outcome.elapsed_s:.0f} s. The host is stopped and removed."
+    )
+
+
+def _verdicts(outcome: story.Outcome) -> Table:
+    table = Table(title="With mailhooks: one verdict for each recipient")
+    for name in ("message", "recipient"):
+        table.add_column(name)
+    for name in ("milter score", "Bayes (spam probability)", "sum", "threshold"):
+        table.add_column(name, justify="right")
+    table.add_column("folder")
+    for row in outcome.rows:
+        table.add_row(
+            row.message, row.recipient, row.milter, row.bayes, row.total, row.threshold, row.folder
+        )
+    return table
+
+
+def _stock_verdicts(outcome: story.Outcome) -> Table:
+    table = Table(title="Without mailhooks: one verdict for all")
+    table.add_column("recipients, in order")
+    table.add_column("score", justify="right")
+    table.add_column("Bayes")
+    table.add_column("Rspamd's action for everybody")
+    for stock in outcome.stock:
+        table.add_row(", ".join(stock.recipients), f"{stock.score:.2f}", stock.bayes, stock.action)
+    return table
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

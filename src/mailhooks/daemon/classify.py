@@ -21,6 +21,9 @@ from mailhooks.score import MilterScore, NoScore, verify
 
 log = logging.getLogger("mailhooks.classify")
 
+OWN_SHARE = 0.25
+"""This part of the deadline is kept for everything that is not Rspamd."""
+
 
 class Classifier:
     """Answers ``mailhooks-classify``.
@@ -67,11 +70,11 @@ class Classifier:
             ProtocolError: the caller may not speak for the user it names.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._deadline_s
+        deadline = call.accepted_at_s + self._deadline_s
         user = user_of(call.env, call.peer.uid, self._mail_uids)
         milter, message_id = self._carried(call)
-        # A quarter of the time is kept for everything that is not Rspamd.
-        bayes = await self._bayes(call.message, user, self._deadline_s * 0.75)
+        reserve_s = self._deadline_s * OWN_SHARE
+        bayes = await self._bayes(call.message, user, deadline - reserve_s - loop.time())
         verdict = decide(milter, bayes, self._policy.threshold)
         if verdict.folder is Folder.INBOX and self._learning.learn_on_delivery == "all":
             await self._teach_ham(call.message, user, deadline - loop.time())

@@ -14,8 +14,29 @@ from mailhooks.message import content_digest
 log = logging.getLogger("mailhooks.learn")
 
 
+ARGUMENTS = ("cause", "from", "to")
+
+
+def arguments(args: tuple[str, ...]) -> dict[str, str]:
+    """The call's arguments ``name=value`` by name.
+
+    Raises:
+        ProtocolError: one is missing, unknown or has no name.
+    """
+    named: dict[str, str] = {}
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if not equals or name not in ARGUMENTS:
+            raise ProtocolError(f"argument {arg!r}: expected {'=, '.join(ARGUMENTS)}=")
+        named[name] = value
+    for name in ARGUMENTS:
+        if not named.get(name):
+            raise ProtocolError(f"argument {name} is missing or empty")
+    return named
+
+
 class Learner:
-    """Answers ``mailhooks-learn``; its arguments are cause, source and destination mailbox.
+    """Answers ``mailhooks-learn``; the arguments are ``cause=``, ``from=`` and ``to=``.
 
     Args:
         samples: where samples go.
@@ -36,13 +57,10 @@ class Learner:
             SpoolError: the sample is not on disk.
         """
         user = user_of(call.env, call.peer.uid, self._mail_uids)
-        if len(call.args) != 3:  # noqa: PLR2004
-            raise ProtocolError(
-                f"expected the arguments cause, source, destination; got {len(call.args)}"
-            )
-        cause, source, destination = call.args
-        if cause.upper() != "COPY":
-            raise ProtocolError(f"unknown cause {cause!r}")
+        event = arguments(call.args)
+        if event["cause"].upper() != "COPY":
+            raise ProtocolError(f"argument cause: unknown cause {event['cause']!r}")
+        source, destination = event["from"], event["to"]
         lesson = lesson_of(Moved(source, destination), self._roles)
         if lesson is None:
             log.debug("user=%s: %s -> %s teaches nothing", user, source, destination)

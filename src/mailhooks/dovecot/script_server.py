@@ -1,0 +1,264 @@
+"""A server for Dovecot's script sockets that outlives whatever connects to it.
+
+Dovecot allows 5 ms for the connection. The kernel completes it as long as the
+backlog has room, whatever the event loop is doing, so the backlog is large and
+everything in it is accepted whenever the loop comes round. A connection costs
+one task. Its input is read to the end before anything is answered, refused
+calls included, because Dovecot takes an early answer for a broken pipe.
+
+Every step has a hard deadline. A handler that wants to say something better
+than ``-`` keeps its own, counted from ``ScriptCall.accepted_at_s``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mailhooks.dovecot import listener
+from mailhooks.dovecot.memory import MessageMemory, Share
+from mailhooks.dovecot.script_call import (
+    PIECE_BYTES,
+    Peer,
+    ScriptCall,
+    ServerLimits,
+    discard,
+    read_call,
+)
+from mailhooks.dovecot.script_protocol import encode_reply
+from mailhooks.errors import MailhooksError, ProtocolError
+
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger("mailhooks.dovecot")
+
+_FAILURE: Final = encode_reply(b"", ok=False)
+_ACCEPT_PAUSE_S: Final = 0.2
+_CANCEL_WAIT_S: Final = 1.0
+
+
+class ScriptServer:
+    """Serves one script socket: one program, one handler.
+
+    The handler's bytes become the program's output and success. Whatever it
+    raises becomes a failure and a line in the log; nothing ends the server.
+
+    Attributes:
+        memory: counts the input held now.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        handler: Callable[[ScriptCall], Awaitable[bytes]],
+        *,
+        limits: ServerLimits | None = None,
+        mode: int = 0o666,
+        gid: int | None = None,
+        dir_mode: int = 0o755,
+        sock: socket.socket | None = None,
+    ) -> None:
+        """Prepare; nothing is opened before ``start``.
+
+        Args:
+            path: the socket; its name is the program's name.
+            handler: answers one call; must not block the event loop.
+            limits: what the server may use.
+            mode: permissions of the socket file. Everybody by default, since
+                Dovecot connects as the mail user and ``ScriptCall.peer``
+                proves who that is.
+            gid: group of the socket file; None keeps the process's.
+            dir_mode: permissions of the directory if it has to be created.
+            sock: a socket opened by somebody else, such as systemd; ``path``
+                then only names the program and no file is touched. The server
+                closes it.
+        """
+        self.memory = MessageMemory((limits or ServerLimits()).memory_bytes, PIECE_BYTES)
+        self._path = Path(path)
+        self._handler = handler
+        self._limits = limits or ServerLimits()
+        self._mode, self._gid, self._dir_mode = mode, gid, dir_mode
+        self._sock = sock
+        self._file: tuple[int, int] | None = None  # identity of the file we made
+        self._accepting = self._full = False
+        self._max_connections = self._limits.connections
+        self._connections: set[asyncio.Task[None]] = set()
+        self._handlers: set[asyncio.Task[bytes]] = set()
+        self._turns = asyncio.Semaphore(self._limits.handlers)
+
+    async def start(self) -> None:
+        """Listen and serve until ``stop``.
+
+        Raises:
+            MailhooksError: the socket cannot be opened, or another server
+                answers at the path.
+        """
+        if self._sock is None:
+            self._sock = listener.listen(
+                self._path,
+                backlog=self._limits.backlog,
+                mode=self._mode,
+                gid=self._gid,
+                dir_mode=self._dir_mode,
+            )
+            self._file = listener.identity(self._path)
+        else:
+            listener.adopt(self._sock, self._limits.backlog)
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if open_files != resource.RLIM_INFINITY:
+            self._max_connections = max(1, min(self._limits.connections, open_files // 4))
+        self._resume()
+
+    async def stop(self, *, grace_s: float = 5.0) -> None:
+        """Stop accepting, let calls finish, then answer the rest with a failure.
+
+        Whoever connected before the socket file vanished is still served; a
+        socket from systemd keeps them for the next start. A second call does
+        nothing.
+
+        Args:
+            grace_s: how long open calls may go on.
+        """
+        sock = self._sock
+        if sock is None:
+            return
+        if self._file is not None:
+            listener.remove(self._path, self._file)
+            self._accept(sock)
+        self._pause(sock)
+        self._sock = self._file = None
+        sock.close()
+        await _finish(self._connections, grace_s)
+        await _finish(self._handlers, 0)
+
+    def _resume(self) -> None:
+        if self._sock is not None and not self._accepting:
+            self._accepting = True
+            asyncio.get_running_loop().add_reader(self._sock, self._accept, self._sock)
+
+    def _pause(self, sock: socket.socket) -> None:
+        self._accepting = False
+        asyncio.get_running_loop().remove_reader(sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        """Accept all who wait; those beyond the limit go on waiting in the backlog."""
+        loop = asyncio.get_running_loop()
+        while len(self._connections) < self._max_connections:
+            try:
+                connection, _ = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors or memory just now
+                log.error("%s: cannot accept: %s", self._path.name, error)  # noqa: TRY400
+                self._pause(sock)
+                loop.call_later(_ACCEPT_PAUSE_S, self._resume)
+                return
+            connection.setblocking(False)
+            task = loop.create_task(self._serve(connection))
+            self._connections.add(task)
+            task.add_done_callback(self._closed)
+        self._pause(sock)
+        if not self._full:
+            self._full = True
+            log.warning("%s: %d connections, more wait", self._path.name, self._max_connections)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if len(self._connections) <= self._max_connections // 2:
+            self._full = False
+        self._resume()
+
+    async def _serve(self, sock: socket.socket) -> None:
+        who = self._path.name
+        with sock:
+            try:
+                peer = Peer.of(sock)
+                who = f"{who}: uid {peer.uid} pid {peer.pid}"
+                reply = await self._converse(sock, peer, who)
+                if reply == _FAILURE:
+                    _say_failure(sock)  # the reason is in the log, whoever reads this
+                elif reply:
+                    async with asyncio.timeout(self._limits.reply_timeout_s):
+                        await asyncio.get_running_loop().sock_sendall(sock, reply)
+            except TimeoutError:
+                log.warning("%s: did not take the answer in time", who)
+            except OSError as error:
+                log.warning("%s: went away: %s", who, error)
+            except asyncio.CancelledError:
+                log.warning("%s: failed: the server stops", who)
+                _say_failure(sock)
+                raise
+            except Exception:
+                log.exception("%s: failed: a bug", who)
+                _say_failure(sock)
+
+    async def _converse(self, sock: socket.socket, peer: Peer, who: str) -> bytes:
+        """Read one call and return the bytes of its answer."""
+        deadline = asyncio.get_running_loop().time() + self._limits.read_timeout_s
+        share = Share()
+        try:
+            async with asyncio.timeout_at(deadline):
+                call = await read_call(sock, peer, self._limits, self.memory, share)
+            reply = await self._answer(call, who)
+            return reply if call.wants_reply else b""
+        except TimeoutError:
+            log.warning("%s: refused: input did not end in time", who)
+            return _FAILURE
+        except ProtocolError as error:
+            log.warning("%s: refused: %s", who, error)
+        finally:
+            self.memory.release(share)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await discard(sock, self._limits.discard_bytes)
+        return _FAILURE
+
+    async def _answer(self, call: ScriptCall, who: str) -> bytes:
+        """Run the handler under a deadline that it cannot ignore."""
+        task = asyncio.get_running_loop().create_task(self._run(call, who))
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+        try:
+            await asyncio.wait({task}, timeout=self._limits.handler_timeout_s)
+            if task.done() and not task.cancelled():
+                return task.result()
+        finally:
+            task.cancel()
+        log.error("%s: failed: no answer within %g s", who, self._limits.handler_timeout_s)
+        return _FAILURE
+
+    async def _run(self, call: ScriptCall, who: str) -> bytes:
+        try:
+            async with self._turns:
+                reply = encode_reply(await self._handler(call), ok=True)
+        except MailhooksError as error:
+            log.warning("%s: failed: %s", who, error)
+            return _FAILURE
+        except (Exception, SystemExit):  # asyncio lets SystemExit end the loop
+            log.exception("%s: failed: a bug", who)
+            return _FAILURE
+        elapsed_s = asyncio.get_running_loop().time() - call.accepted_at_s
+        log.debug("%s: done in %.1f ms", who, elapsed_s * 1000)
+        return reply
+
+
+def _say_failure(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.send(_FAILURE)
+
+
+async def _finish(tasks: set[asyncio.Task[Any]], grace_s: float) -> None:
+    """Let tasks end by themselves, then by force, then go on without them."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=grace_s)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CANCEL_WAIT_S)

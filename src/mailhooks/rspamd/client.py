@@ -1,0 +1,300 @@
+"""Asks Rspamd for verdicts and teaches it, over HTTP on TCP or a UNIX socket."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import json
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from mailhooks.errors import RspamdError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.rspamd import results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mailhooks.rspamd.results import BayesOpinion, CheckResult, LearnResult, StatResult
+
+_T = TypeVar("_T")
+
+# A code that Rspamd does not use and that lets aiohttp read the body of a 204.
+_NO_CONTENT_WITH_BODY = 299
+# Enough of an answer to see its status code: ``HTTP/1.1 204``.
+_HEAD_BYTES = 12
+# Rspamd formats Redis keys that hold the user into 512 bytes; an address has at most 254.
+_USER_LIMIT_BYTES = 255
+# Works without configuration, and the answer shows whether it did. Settings-ID does neither.
+_BAYES_ONLY = {"groups_enabled": ["statistics"]}
+
+
+class _AnswerProtocol(ResponseHandler):
+    """Lets aiohttp read two answers by which Rspamd breaks HTTP; serves one answer only.
+
+    A refused learn is a 204 with a body (against RFC 9110, 15.3.5), which aiohttp drops whole. A
+    learn that fails at Redis has hiredis' error number for a code: ``HTTP/1.1 1 cannot get ...``.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._head: bytes | None = b""
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += data
+            if len(self._head) < _HEAD_BYTES:
+                return
+            data, self._head = _repaired(self._head), None
+        super().data_received(data)
+
+
+def _repaired(answer: bytes) -> bytes:
+    head = re.sub(rb"(?<=^HTTP/1.1 )204$", b"%d" % _NO_CONTENT_WITH_BODY, answer[:_HEAD_BYTES])
+    return re.sub(rb"(?<=^HTTP/1.1 )\d{1,2}(?= )", b"500", head) + answer[_HEAD_BYTES:]
+
+
+def _checked_url(url: str) -> str:
+    if url.startswith("unix:/"):
+        return url
+    parts = urlsplit(url)
+    extras = parts.username or parts.password or parts.query or parts.fragment
+    if parts.scheme != "http" or not parts.hostname or extras or parts.port == 0:
+        raise ValueError(f"not http://host:port or unix:/path: {url!r}")
+    return url.rstrip("/")
+
+
+def _checked_user(user: str) -> str:
+    # Rspamd strips blanks and a leading "<"; were nothing left, it would use the statistics that
+    # all users share, or abort (g_assert in rspamd_protocol_escape_braces, protocol.c).
+    sound = user.isprintable() and user == user.strip() and not user.startswith("<")
+    if not sound or not 0 < len(user.encode()) <= _USER_LIMIT_BYTES:
+        raise ValueError(f"not a user that Rspamd can tell from others: {user!r}")
+    return user
+
+
+def _checked_header(name: str, value: str) -> tuple[str, str]:
+    # UnicodeEncodeError is a ValueError, too.
+    if not value.encode().strip() or any(char in value for char in "\r\n\0"):
+        raise ValueError(f"not a value for Rspamd's {name} header: {value!r}")
+    return name, value
+
+
+class RspamdClient:
+    """Talks to one Rspamd, inside ``async with``; no call repeats itself.
+
+    Args:
+        scan_url: the normal worker, ``http://host:port`` or ``unix:/path/to/socket``.
+        learn_url: the controller, in the same notation.
+        password: the controller's ``enable_password``; None when ``secure_ip`` or a UNIX socket
+            lets us in. It goes to ``learn_url`` only.
+        timeout_s: seconds for one call, waiting for a free connection included.
+        max_connections: connections to each URL at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        scan_url: str,
+        learn_url: str,
+        password: str | None = None,
+        timeout_s: float = 10.0,
+        max_connections: int = 16,
+    ) -> None:
+        if timeout_s <= 0 or max_connections < 1:
+            raise ValueError("timeout_s and max_connections must be positive")
+        self._scan_url = _checked_url(scan_url)
+        self._learn_url = _checked_url(learn_url)
+        self._password = [_checked_header("Password", password)] if password is not None else []
+        self._timeout_s = timeout_s
+        self._max_connections = max_connections
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def __aenter__(self) -> Self:
+        for url in {self._scan_url, self._learn_url}:
+            self._sessions[url] = aiohttp.ClientSession(
+                connector=_connector(url, self._max_connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # asyncio.timeout is used instead: aiohttp rounds long timeouts up.
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"Accept-Encoding": "identity"},
+                # The reason phrase of a refused learn repeats the Message-ID, however long.
+                max_line_size=2**20,
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._sessions:
+            await self._sessions.popitem()[1].close()
+
+    async def check(
+        self,
+        message: bytes,
+        *,
+        user: str | None,
+        settings_id: str | None = None,
+        settings: Mapping[str, object] | None = None,
+        envelope_from: str | None = None,
+        helo: str | None = None,
+        ip: str | None = None,
+        rcpts: Iterable[str] = (),
+        queue_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> CheckResult:
+        """Scan a message with every rule that the settings leave on.
+
+        Args:
+            message: RFC 5322 bytes; any line endings.
+            user: whose statistics speak, sent as it is: Rspamd lower-cases ASCII letters only, so
+                a name with others must be spelled alike in learns and checks. Without one, Rspamd
+                guesses from ``rcpts`` and from headers that the sender of the message wrote.
+            settings_id: settings in Rspamd's configuration; one it lacks is silently ignored.
+            settings: an object for Rspamd's ``Settings`` header, instead of ``settings_id``.
+            envelope_from: the envelope sender; empty for bounces.
+            helo: what the SMTP client called itself.
+            ip: the SMTP client's address.
+            rcpts: the envelope recipients.
+            queue_id: the MTA's name for the message, for Rspamd's log.
+            timeout_s: seconds for this call instead of the client's.
+
+        Raises:
+            RspamdUnavailable: no answer in time, or none that is a result.
+            RspamdMisconfigured: Rspamd does not let us scan.
+            ValueError: an argument cannot be a header, or both kinds of settings are given.
+        """
+        if settings is not None and settings_id is not None:
+            raise ValueError("Rspamd ignores settings_id beside settings: give one of them")
+        headers = [
+            ("Deliver-To", None if user is None else _checked_user(user)),
+            ("Settings-ID", settings_id),
+            ("Settings", None if settings is None else json.dumps(settings)),
+            ("From", "<>" if envelope_from == "" else envelope_from),
+            ("Helo", helo),
+            ("IP", ip),
+            ("Queue-Id", queue_id),
+            *(("Rcpt", rcpt) for rcpt in rcpts),
+        ]
+        checked = [_checked_header(name, value) for name, value in headers if value is not None]
+        parse = _when_ok(results.parse_check)
+        return await self._ask(
+            self._scan_url, "/checkv2", parse, checked, body=message, timeout_s=timeout_s
+        )
+
+    async def check_bayes(
+        self, message: bytes, *, user: str, timeout_s: float | None = None
+    ) -> BayesOpinion | None:
+        """Ask for one user's statistics alone; like :meth:`check` with ``bayes_of``.
+
+        Raises:
+            RspamdMisconfigured: also when other rules ran, because they would count twice.
+        """
+        result = await self.check(message, user=user, settings=_BAYES_ONLY, timeout_s=timeout_s)
+        if result.is_skipped:  # a test pattern such as GTUBE, which comes before all settings
+            return None
+        # A classifier that all users share may stand beside, as BAYES_SPAM_SHARED for instance.
+        others = [it.name for it in result.symbols if not it.name.startswith(results.BAYES_SYMBOLS)]
+        if others:
+            raise RspamdMisconfigured(
+                f"Rspamd at {self._scan_url} ran {len(others)} rules such as {others[0]} beside the"
+                " statistics: it ignores our Settings header, or names Bayes symbols in its own way"
+            )
+        return results.bayes_of(result)
+
+    async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
+        """Teach one user's statistics that a message is spam, whatever they held before.
+
+        ``bulk`` learns even what they already judge so by 95 %; for the rest see :meth:`check`.
+
+        Raises:
+            RspamdUnavailable: not learned, try later.
+            RspamdMisconfigured: not learned, and trying is of no use until a setting changes.
+        """
+        return await self._learn("/learnspam", message, user, bulk=bulk)
+
+    async def learn_ham(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
+        """Teach that a message is ham; in all else like :meth:`learn_spam`."""
+        return await self._learn("/learnham", message, user, bulk=bulk)
+
+    async def stat(self) -> StatResult:
+        """Read the controller's counters; errors are those of :meth:`check`."""
+        parse = _when_ok(results.parse_stat)
+        return await self._ask(self._learn_url, "/stat", parse, self._password)
+
+    async def ping(self) -> None:
+        """Return when both URLs answer like Rspamd; errors are those of :meth:`check`."""
+        for url in (self._scan_url, self._learn_url):
+            await self._ask(url, "/ping", _when_ok(_parse_pong))
+
+    async def _learn(self, path: str, message: bytes, user: str, *, bulk: bool) -> LearnResult:
+        kind = [("Learn-Type", "bulk")] if bulk else []
+        headers = [("Deliver-To", _checked_user(user)), *self._password, *kind]
+        learn = results.classify_learn_answer
+        return await self._ask(self._learn_url, path, learn, headers, body=message)
+
+    async def _ask(
+        self,
+        url: str,
+        path: str,
+        read: Callable[[int, str, bytes], _T],
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> _T:
+        session = self._sessions.get(url)
+        if session is None:
+            raise RuntimeError("an RspamdClient works only inside `async with`")
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        request = session.request(
+            "GET" if body is None else "POST",
+            ("http://localhost" if url.startswith("unix:") else url) + path,
+            headers=list(headers),
+            # As a stream, since aiohttp warns about bytes beyond a megabyte.
+            data=None if body is None else io.BytesIO(body),
+            allow_redirects=False,
+        )
+        try:
+            async with asyncio.timeout(seconds), request as response:
+                content = await response.read()
+            status = {_NO_CONTENT_WITH_BODY: 204}.get(response.status, response.status)
+            return read(status, response.reason or "", content)
+        except TimeoutError as error:
+            raise RspamdUnavailable(f"Rspamd at {url} gave no answer in {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise RspamdUnavailable(f"Rspamd at {url} cannot be asked: {reason}") from error
+        except RspamdError as error:
+            raise type(error)(f"Rspamd at {url} {error}") from None
+
+
+def _connector(url: str, limit: int) -> aiohttp.BaseConnector:
+    connector: aiohttp.BaseConnector
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:")
+        connector = aiohttp.UnixConnector(path, force_close=True, limit=limit)
+    else:
+        connector = aiohttp.TCPConnector(force_close=True, limit=limit)
+    protocol: Callable[..., ResponseHandler] = _AnswerProtocol
+    connector._factory = functools.partial(protocol, loop=asyncio.get_running_loop())  # noqa: SLF001 - aiohttp has no public hook
+    return connector
+
+
+def _when_ok(parse: Callable[[bytes], _T]) -> Callable[[int, str, bytes], _T]:
+    def read(status: int, reason: str, body: bytes) -> _T:
+        if status == HTTPStatus.OK:
+            return parse(body)
+        if status in results.REFUSED_US:
+            raise RspamdMisconfigured(f"refuses us ({status}): check password, port and secure_ip")
+        raise RspamdUnavailable(f"answered {status} {reason[:200]}")
+
+    return read
+
+
+def _parse_pong(body: bytes) -> None:
+    if body.strip() != b"pong":
+        raise RspamdUnavailable("did not answer a ping like Rspamd")

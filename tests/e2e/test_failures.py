@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from delivered import identified, message_id, status
+
+from mailhooks.lab import Lab
+from mailhooks.lab.letters import LetterBox
+
+DELIVERED_S = 15.0
+
+
+@pytest.mark.parametrize(
+    ("dead", "spam_folder"),
+    [
+        ("daemon", "INBOX"),
+        ("milter", "INBOX"),
+        ("rspamd", "INBOX"),
+        # The milter score needs no Redis, and alone says Junk.
+        ("redis", "Junk"),
+    ],
+)
+def test_mail_gets_through_when_a_part_is_killed(
+    lab: Lab, people: list[str], box: LetterBox, dead: str, spam_folder: str
+) -> None:
+    """Delivered to everybody, once, in time; to INBOX unless a verified milter score says Junk."""
+    to = [f"{name}@mail.example" for name in people]
+    letter, spam = box.personal(to).raw, identified(box.spam(to).raw)
+    lab.servers[dead].kill()
+    try:
+        started = time.monotonic()
+        for raw in (letter, spam):
+            lab.send(raw, people)
+        for name in people:
+            mailbox = lab.mailbox(name)
+            for raw, folder in ((letter, "INBOX"), (spam, spam_folder)):
+                left_s = DELIVERED_S - (time.monotonic() - started)
+                copy = mailbox.wait_for(message_id(raw), left_s)
+                assert copy.folder == folder, status(copy.raw)
+        lab.wait_queue_empty()
+        for name in people:
+            for raw in (letter, spam):
+                assert len(lab.mailbox(name).find(message_id(raw))) == 1
+    finally:
+        lab.restart(dead)
+
+
+def test_the_host_recovers_by_itself(lab: Lab, people: list[str], box: LetterBox) -> None:
+    """After all of that, a letter is scored and judged as before."""
+    raw = box.personal([f"{people[0]}@mail.example"]).raw
+    lab.send(raw, people[:1])
+    line = status(lab.mailbox(people[0]).wait_for(message_id(raw)).raw)
+    assert "milter=none" not in line
+    assert "unavailable" not in line

@@ -1,0 +1,29 @@
+"""Real mail, if the machine has it: a public corpus that is no part of the project."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailhooks.source import iter_messages
+
+NEAR = Path(__file__).resolve().parents[3] / "shared" / "corpus"
+
+
+def corpus_path() -> Path:
+    """Where the corpus is: ``CORPUS``, or beside the clone; skips the test if neither is there."""
+    given = os.environ.get("CORPUS")
+    path = Path(given) if given else next(iter(sorted(NEAR.glob("*.tar.xz"))), NEAR)
+    if not path.exists():
+        pytest.skip("no corpus of real mail: set CORPUS to an archive or folder of messages")
+    return path
+
+
+def sample(count: int, seed: int) -> Iterator[bytes]:
+    """Some messages of the corpus, the same for the same seed."""
+    messages = [found.raw for found in iter_messages(corpus_path())]
+    yield from random.Random(seed).sample(messages, min(count, len(messages)))
