@@ -14,13 +14,15 @@ import difflib
 import math
 import pwd
 import tomllib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import msgspec
 
 from mailhooks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 DEFAULT_PATH = Path("/etc/mailhooks/mailhooks.toml")
 

@@ -8,7 +8,7 @@
      +-- SpoolError           a sample could not be put on disk; the sender must keep it
      +-- SourceError          a file, Maildir or mbox given by hand cannot be read
      +-- RspamdError          Rspamd gave no usable answer
-     |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx, 429
+     |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
      +-- LabError             the private mail host cannot start or has failed
 

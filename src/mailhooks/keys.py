@@ -11,9 +11,12 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mailhooks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}\Z")
 MIN_SECRET_CHARS = 32

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
 
 MAX_DOUBLINGS = 32
 
@@ -20,5 +23,5 @@ def delay_s(attempt: int, *, first_s: float, cap_s: float, rng: random.Random) -
         cap_s: the longest delay.
         rng: the source of randomness.
     """
-    full = min(cap_s, first_s * 2 ** min(attempt - 1, MAX_DOUBLINGS))
+    full = min(cap_s, first_s * 2.0 ** min(attempt - 1, MAX_DOUBLINGS))
     return full / 2 + rng.uniform(0, full / 2)

@@ -23,11 +23,15 @@ import enum
 import hmac
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mailhooks.keys import KeyRing
 from mailhooks.message import Header, Identity, unfold
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mailhooks.keys import KeyRing
 
 REPORT_HEADER = "X-Mailhooks-Rspamd"
 SCORE_HEADER = "X-Mailhooks-Score"

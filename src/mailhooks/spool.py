@@ -18,14 +18,17 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mailhooks.errors import SpoolError
 from mailhooks.lesson import Lesson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 MAX_LABEL_BYTES = 64 * 1024
 _counter = itertools.count()

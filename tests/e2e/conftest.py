@@ -66,9 +66,7 @@ def taste(box: LetterBox, teach: Teach) -> Callable[[str, LetterKind], None]:
     """Train a user who finds one kind of letters spam and the other ham."""
 
     def train(name: str, disliked: LetterKind) -> None:
-        liked = (
-            LetterKind.PERSONAL if disliked is LetterKind.NEWSLETTER else LetterKind.NEWSLETTER
-        )
+        liked = LetterKind.PERSONAL if disliked is LetterKind.NEWSLETTER else LetterKind.NEWSLETTER
         to = ["someone@mail.example"]
         teach(
             name,

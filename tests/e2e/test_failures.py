@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from delivered import identified, message_id, status
 
-from mailhooks.lab import Lab
-from mailhooks.lab.letters import LetterBox
+if TYPE_CHECKING:
+    from mailhooks.lab import Lab
+    from mailhooks.lab.letters import LetterBox
 
 DELIVERED_S = 15.0
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from delivered import message_id
 
-from mailhooks.lab import Lab
 from mailhooks.lab.letters import LetterBox, LetterKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailhooks.lab import Lab
 
 
 def settled(lab: Lab) -> None:
@@ -59,9 +63,7 @@ def test_out_of_junk_is_learned_as_ham_and_unlearns_the_spam(
     assert all_learns(lab) == before | {name: (2, 1)}
 
 
-def test_throwing_junk_away_teaches_nothing(
-    lab: Lab, people: list[str], box: LetterBox
-) -> None:
+def test_throwing_junk_away_teaches_nothing(lab: Lab, people: list[str], box: LetterBox) -> None:
     """Junk to Trash, and copies within Junk, are no statement about the message."""
     name = people[0]
     mailbox = lab.mailbox(name)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import corpus
 from delivered import status
 
 from mailhooks.errors import LabError
-from mailhooks.lab import Lab
 from mailhooks.message import read_header
+
+if TYPE_CHECKING:
+    from mailhooks.lab import Lab
 
 MESSAGES = 300
 NUMBER = b"X-Test-Number"

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from delivered import identified, message_id, status
 
-from mailhooks.lab import Lab
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.message import read_header
+
+if TYPE_CHECKING:
+    from mailhooks.lab import Lab
 
 Train = Callable[[str, LetterKind], None]
 

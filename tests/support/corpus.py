@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mailhooks.source import iter_messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NEAR = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 

@@ -46,7 +46,10 @@ def test_every_section_is_read() -> None:
     [
         ("[polcy]\n", "polcy: no such section; did you mean policy?"),
         ("policy = 1\n", "policy: is a section, write it as [policy]"),
-        ("[policy]\nthreshhold = 1\n", "policy.threshhold: no such setting; did you mean threshold?"),
+        (
+            "[policy]\nthreshhold = 1\n",
+            "policy.threshhold: no such setting; did you mean threshold?",
+        ),
         ("[policy]\nx = 1\n", "policy.x: no such setting; known: threshold"),
         ('[policy]\nthreshold = "6"\n', "policy.threshold: expected a number, got text in quotes"),
         ("[policy]\nthreshold = nan\n", "policy.threshold: must be a finite number"),

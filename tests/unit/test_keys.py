@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mailhooks.errors import ConfigError
 from mailhooks.keys import KeyRing, format_keys, load_keys, new_key, parse_keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_key_file_reads_back_as_it_was_written() -> None:

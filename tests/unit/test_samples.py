@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,13 +15,15 @@ from mailhooks.lesson import Lesson
 from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.spool import Entry, Label, Spool
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
 SPAM, HAM = Lesson.SPAM, Lesson.HAM
 
 
 def entry(lesson: Lesson, origin: str = "move") -> Entry:
-    return Entry(
-        "n", Label(user="ann", lesson=lesson, digest="d", origin=origin, received=0.0)
-    )
+    return Entry("n", Label(user="ann", lesson=lesson, digest="d", origin=origin, received=0.0))
 
 
 @pytest.mark.parametrize(
@@ -150,9 +151,7 @@ async def test_a_temporary_failure_is_retried_until_it_works(
     assert rspamd.failures == []
 
 
-async def test_nothing_is_learned_before_it_has_settled(
-    tmp_path: Path, rspamd: FakeRspamd
-) -> None:
+async def test_nothing_is_learned_before_it_has_settled(tmp_path: Path, rspamd: FakeRspamd) -> None:
     """A move and its undo within the settle time cause no request at all."""
     clock = Clock()
     settings = LearningSettings(settle_s=30.0)

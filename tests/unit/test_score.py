@@ -220,9 +220,7 @@ def test_rspamds_report_is_read() -> None:
 
 def test_a_report_made_with_the_older_key_is_read() -> None:
     """Rspamd may still be configured with the secret of the key before."""
-    assert isinstance(
-        read_report([report(REPORT, KEYS.keys[1])], "4Q", KEYS, NOW), MilterScore
-    )
+    assert isinstance(read_report([report(REPORT, KEYS.keys[1])], "4Q", KEYS, NOW), MilterScore)
 
 
 def test_a_strangers_report_beside_the_real_one_changes_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,6 +16,9 @@ from mailhooks.errors import LabError
 from mailhooks.lab import Lab
 from mailhooks.lab import demo as story
 from mailhooks.lab.host import ADDRESS
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 @click.group()
@@ -78,9 +81,7 @@ def demo(mail: Path | None, seed: int) -> None:
         console.print(f"[bold red]{escape(line)}")
     if wrong:
         raise LabError(f"{len(wrong)} of the demo's claims did not come true")
-    say(
-        f"\nAll of it came true, in {outcome.elapsed_s:.0f} s. The host is stopped and removed."
-    )
+    say(f"\nAll of it came true, in {outcome.elapsed_s:.0f} s. The host is stopped and removed.")
 
 
 def _verdicts(outcome: story.Outcome) -> Table:

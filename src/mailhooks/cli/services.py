@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mailhooks import config
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
 from mailhooks.daemon.peer import user_of
-from mailhooks.daemon.samples import Samples
-from mailhooks.dovecot import ScriptCall
 from mailhooks.errors import RspamdError, SpoolError
-from mailhooks.keys import KeyRing
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest, identity, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, Verdict, decide
-from mailhooks.rspamd import RspamdClient
 from mailhooks.score import MilterScore, NoScore, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
+    from mailhooks.daemon.samples import Samples
+    from mailhooks.dovecot import ScriptCall
+    from mailhooks.keys import KeyRing
+    from mailhooks.rspamd import RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
 

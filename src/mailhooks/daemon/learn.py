@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from mailhooks.daemon.peer import user_of
-from mailhooks.daemon.samples import Samples
-from mailhooks.dovecot import ScriptCall
 from mailhooks.errors import ProtocolError
 from mailhooks.lesson import MailboxRoles, Moved, lesson_of
 from mailhooks.message import content_digest
+
+if TYPE_CHECKING:
+    from mailhooks.daemon.samples import Samples
+    from mailhooks.dovecot import ScriptCall
 
 log = logging.getLogger("mailhooks.learn")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pwd
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mailhooks.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def user_of(env: Mapping[str, str], uid: int, mail_uids: frozenset[int]) -> str:

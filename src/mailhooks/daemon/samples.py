@@ -11,15 +11,19 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mailhooks.config import LearningSettings
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable, SpoolError
 from mailhooks.lesson import Lesson
 from mailhooks.retry import delay_s
-from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Entry, Label, Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailhooks.config import LearningSettings
+    from mailhooks.rspamd import RspamdClient
 
 log = logging.getLogger("mailhooks.learn")
 
@@ -150,7 +154,9 @@ class Samples:
             due.remove(key)
             self._busy.add(key)
             tasks.create_task(self._learn_group(key))
-        later = [g.due - now for k, g in self._groups.items() if k not in self._busy and g.due > now]
+        later = [
+            g.due - now for k, g in self._groups.items() if k not in self._busy and g.due > now
+        ]
         return max(0.0, min(later)) if later else None
 
     async def _learn_group(self, key: Key) -> None:

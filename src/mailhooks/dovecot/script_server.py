@@ -156,7 +156,7 @@ class ScriptServer:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptors or memory just now
-                log.error("%s: cannot accept: %s", self._path.name, error)  # noqa: TRY400
+                log.error("%s: cannot accept: %s", self._path.name, error)
                 self._pause(sock)
                 loop.call_later(_ACCEPT_PAUSE_S, self._resume)
                 return

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mailhooks.errors import LabError
 from mailhooks.lab.host import ADDRESS, Lab
 from mailhooks.lab.letters import LetterBox, LetterKind
-from mailhooks.lab.mailbox import StoredMessage
 from mailhooks.message import read_header
 from mailhooks.rspamd import CheckResult, RspamdClient
 from mailhooks.source import iter_messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mailhooks.lab.mailbox import StoredMessage
 
 FIRST, SECOND = "alice", "bob"
 NUMBER = "X-Demo-Number"
@@ -278,9 +282,7 @@ class _Play:
                     ip=ADDRESS,
                     rcpts=[self._host.users[name].address for name in recipients],
                 )
-                found.append(
-                    StockVerdict(recipients, result.score, _bayes(result), result.action)
-                )
+                found.append(StockVerdict(recipients, result.score, _bayes(result), result.action))
         return found
 
 
@@ -294,9 +296,9 @@ def failures(outcome: Outcome) -> list[str]:
         ("new personal mail", SECOND): "INBOX",
     }
     wrong = [
-        f"The {message} of {name} is in {folders.get((message, name), 'no folder')}, not in {folder}."
+        f"The {message} of {name} is in {found}, not in {folder}."
         for (message, name), folder in expected.items()
-        if folders.get((message, name)) != folder
+        if (found := folders.get((message, name))) != folder
     ]
     if any(row.milter.startswith("none") for row in outcome.rows):
         wrong.append("A copy carries no milter score.")

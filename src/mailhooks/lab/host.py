@@ -13,24 +13,25 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import smtplib
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mailhooks.errors import LabError
 from mailhooks.keys import KeyRing, format_keys, new_key
 from mailhooks.lab.mailbox import Mailbox
-from mailhooks.lab.process import POLL_S, Server, tcp_answers, unix_answers
+from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
 from mailhooks.setup import copy_sieve, render_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
 
 ADDRESS = "127.0.0.1"
 DOMAIN = "mail.example"
@@ -91,9 +92,7 @@ class Lab:
         deadline_s: float = 5.0,
         hyperscan: bool = False,
     ) -> None:
-        self.users = {
-            name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users
-        }
+        self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
             f"{alias}@{DOMAIN}": f"{name}@{DOMAIN}" for alias, name in (aliases or {}).items()
         }
@@ -140,10 +139,13 @@ class Lab:
 
     def stop(self) -> None:
         """Stop every server and remove the folder; harmless when nothing runs."""
-        for server in reversed(self.servers.values()):
-            server.stop()
-        self.servers.clear()
-        self._stack.close()
+        with signals_deferred():
+            for server in reversed(self.servers.values()):
+                server.terminate()
+            for server in reversed(self.servers.values()):
+                server.stop()
+            self.servers.clear()
+            self._stack.close()
 
     def restart(self, name: str) -> None:
         """Start a server again after it was stopped or killed.
@@ -160,7 +162,9 @@ class Lab:
         user = self.users[name]
         return Mailbox((ADDRESS, self.imap_port), user.address, user.password)
 
-    def send(self, raw: bytes, recipients: Iterable[str], sender: str = "sender@example.org") -> None:
+    def send(
+        self, raw: bytes, recipients: Iterable[str], sender: str = "sender@example.org"
+    ) -> None:
         """Send one message to all recipients in one SMTP transaction.
 
         Args:
@@ -278,35 +282,56 @@ class Lab:
         root = self.root
         return {
             "host": {
-                "address": ADDRESS, "name": f"mx.{DOMAIN}", "domain": DOMAIN, "dns": False,
+                "address": ADDRESS,
+                "name": f"mx.{DOMAIN}",
+                "domain": DOMAIN,
+                "dns": False,
             },
             "users": list(self.users.values()),
             "aliases": self.aliases,
             "postfix": {
-                "config_dir": root / "postfix", "queue_dir": root / "queue",
-                "data_dir": root / "postfix-data", "log": "/dev/stdout", "smtp_port": self.smtp_port,
-                "minimal_backoff_time": "1s", "maximal_backoff_time": "5s",
+                "config_dir": root / "postfix",
+                "queue_dir": root / "queue",
+                "data_dir": root / "postfix-data",
+                "log": "/dev/stdout",
+                "smtp_port": self.smtp_port,
+                "minimal_backoff_time": "1s",
+                "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
             },
             "dovecot": {
-                "base_dir": root / "run/dovecot", "state_dir": root / "run/dovecot",
-                "log": "/dev/stderr", "imap_port": self.imap_port,
-                "lmtp_socket": root / "run/lmtp", "mail_dir": root / "mail",
-                "mail_uid": MAIL_UID, "users_file": root / "dovecot/users",
-                "sieve_dir": root / "sieve", "socket_dir": "../mailhooks",
+                "base_dir": root / "run/dovecot",
+                "state_dir": root / "run/dovecot",
+                "log": "/dev/stderr",
+                "imap_port": self.imap_port,
+                "lmtp_socket": root / "run/lmtp",
+                "mail_dir": root / "mail",
+                "mail_uid": MAIL_UID,
+                "users_file": root / "dovecot/users",
+                "sieve_dir": root / "sieve",
+                "socket_dir": "../mailhooks",
             },
             "rspamd": {
-                "scan_address": f"{ADDRESS}:{scan}", "learn_address": f"{ADDRESS}:{learn}",
-                "milter_address": f"{ADDRESS}:{milter}", "milter": f"inet:{ADDRESS}:{milter}",
-                "dns_port": dns, "tld_list": root / "rspamd/tlds.dat", "min_learns": self._min_learns, "workers": 2,
-                "hyperscan": self._hyperscan, "report_key": self.keys.signing.report_secret(),
+                "scan_address": f"{ADDRESS}:{scan}",
+                "learn_address": f"{ADDRESS}:{learn}",
+                "milter_address": f"{ADDRESS}:{milter}",
+                "milter": f"inet:{ADDRESS}:{milter}",
+                "dns_port": dns,
+                "tld_list": root / "rspamd/tlds.dat",
+                "min_learns": self._min_learns,
+                "workers": 2,
+                "hyperscan": self._hyperscan,
+                "report_key": self.keys.signing.report_secret(),
             },
             "redis": {
-                "port": self.redis_port, "dir": root / "redis",
-                "log": "", "server": f"{ADDRESS}:{self.redis_port}",
+                "port": self.redis_port,
+                "dir": root / "redis",
+                "log": "",
+                "server": f"{ADDRESS}:{self.redis_port}",
             },
             "daemon": {
-                "socket_dir": root / "run/mailhooks", "spool_dir": root / "spool",
+                "socket_dir": root / "run/mailhooks",
+                "spool_dir": root / "spool",
                 "deadline_s": self._deadline_s,
             },
             "milter": {
@@ -320,7 +345,13 @@ class Lab:
 
     def _define_servers(self, *, scan: int, learn: int, milter: int) -> None:
         root, log = self.root, self.root / "log"
-        ours = [sys.executable, "-m", "mailhooks", "--config", str(root / "mailhooks/mailhooks.toml")]
+        ours = [
+            sys.executable,
+            "-m",
+            "mailhooks",
+            "--config",
+            str(root / "mailhooks/mailhooks.toml"),
+        ]
         sockets = root / "run/mailhooks"
 
         def rspamd_ready() -> bool:
@@ -329,25 +360,43 @@ class Lab:
         for server in (
             Server(
                 "redis",
-                ["/usr/bin/setpriv", "--reuid=redis", "--regid=redis", "--clear-groups",
-                 "/usr/bin/redis-server", str(root / "redis/redis.conf")],
-                lambda: self._redis_ready(),
+                [
+                    "/usr/bin/setpriv",
+                    "--reuid=redis",
+                    "--regid=redis",
+                    "--clear-groups",
+                    "/usr/bin/redis-server",
+                    str(root / "redis/redis.conf"),
+                ],
+                self._redis_ready,
                 log / "redis.log",
             ),
             Server(
                 "rspamd",
-                ["/usr/bin/rspamd", "-f", "-c", "/etc/rspamd/rspamd.conf",
-                 "-u", "_rspamd", "-g", "_rspamd",
-                 f"--var=LOCAL_CONFDIR={root}/rspamd", f"--var=DBDIR={root}/rspamd-data",
-                 f"--var=RUNDIR={root}/rspamd-data", f"--var=LOGDIR={log}"],
+                [
+                    "/usr/bin/rspamd",
+                    "-f",
+                    "-c",
+                    "/etc/rspamd/rspamd.conf",
+                    "-u",
+                    "_rspamd",
+                    "-g",
+                    "_rspamd",
+                    f"--var=LOCAL_CONFDIR={root}/rspamd",
+                    f"--var=DBDIR={root}/rspamd-data",
+                    f"--var=RUNDIR={root}/rspamd-data",
+                    f"--var=LOGDIR={log}",
+                ],
                 rspamd_ready,
                 log / "rspamd.log",
             ),
             Server(
                 "dovecot",
                 ["/usr/sbin/dovecot", "-F", "-c", str(root / "dovecot/dovecot.conf")],
-                lambda: tcp_answers(ADDRESS, self.imap_port, b"* OK")
-                and unix_answers(root / "run/lmtp"),
+                lambda: (
+                    tcp_answers(ADDRESS, self.imap_port, b"* OK")
+                    and unix_answers(root / "run/lmtp")
+                ),
                 log / "dovecot.log",
             ),
             Server(
@@ -359,12 +408,18 @@ class Lab:
             Server(
                 "daemon",
                 [*ours, "serve"],
-                lambda: unix_answers(sockets / "mailhooks-classify")
-                and unix_answers(sockets / "mailhooks-learn"),
+                lambda: (
+                    unix_answers(sockets / "mailhooks-classify")
+                    and unix_answers(sockets / "mailhooks-learn")
+                ),
                 log / "daemon.log",
             ),
-            Server("milter", [*ours, "milter"], lambda: unix_answers(sockets / "milter.sock"),
-                   log / "milter.log"),
+            Server(
+                "milter",
+                [*ours, "milter"],
+                lambda: unix_answers(sockets / "milter.sock"),
+                log / "milter.log",
+            ),
         ):
             self.servers[server.name] = server
 

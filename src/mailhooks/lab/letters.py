@@ -49,6 +49,7 @@ _SHARE_SMALL_TALK = 0.3
 _SHARE_SPAM_WITHOUT = 0.6
 
 _SLOT = re.compile(r"\{(\w+)(?:\.(title|upper))?\}")
+_EMPTY_FIRST_LINE = re.compile(rb"^([\w-]+:) ?\r\n[ \t]+", re.MULTILINE)
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -258,7 +259,11 @@ class _Writer:
             if part.is_multipart():
                 # Python would make boundaries up from its own, unseeded randomness.
                 part.set_boundary(self.fill("[=_|---=_Part_|b1_|]") + self.hexadecimal(24))
-        return Letter(self.kind, str(self.message["Subject"]), sender, self.message.as_bytes())
+        head, end, content = self.message.as_bytes().partition(b"\r\n\r\n")
+        # Python folds a value that just does not fit right behind the header's
+        # name; legal, but no mail client does it, and Rspamd finds it odd.
+        head = _EMPTY_FIRST_LINE.sub(rb"\1 ", head)
+        return Letter(self.kind, str(self.message["Subject"]), sender, head + end + content)
 
 
 class _Newsletter(_Writer):
@@ -511,7 +516,7 @@ class _Spam(_Writer):
 def _price(rng: random.Random) -> str:
     units, cents = rng.randint(3, 240), rng.choice((0, 50, 90, 95, 99))
     amount = f"{units}.{cents:02d}" if cents else str(units)
-    return rng.choice(("{} euros", "€{}", "£{}", "{} EUR", "${}")).format(amount)
+    return rng.choice(("{} euros", "{} dollars", "€{}", "£{}", "{} EUR", "${}")).format(amount)
 
 
 def _clock(rng: random.Random) -> str:

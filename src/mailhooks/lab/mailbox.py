@@ -5,11 +5,14 @@ from __future__ import annotations
 import imaplib
 import re
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mailhooks.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 POLL_S = 0.02
 _UID = re.compile(rb"UID (\d+)")
@@ -62,11 +65,11 @@ class Mailbox:
             if not _data(imap.uid("SEARCH", "ALL"))[0]:
                 return []
             _, parts = imap.uid("FETCH", "1:*", "(UID BODY.PEEK[])")
-        found = []
-        for part in parts:
-            if isinstance(part, tuple) and (match := _UID.search(part[0])):
-                found.append(StoredMessage(folder, int(match[1]), part[1]))
-        return found
+        return [
+            StoredMessage(folder, int(match[1]), part[1])
+            for part in parts
+            if isinstance(part, tuple) and (match := _UID.search(part[0]))
+        ]
 
     def count(self, folder: str = "INBOX") -> int:
         """How many messages a mailbox holds."""
@@ -124,7 +127,7 @@ def _select(imap: imaplib.IMAP4, folder: str, *, readonly: bool = False) -> int:
     return int(_data(imap.select(folder, readonly=readonly))[0])
 
 
-def _data(answer: tuple[str, list[bytes]]) -> list[bytes]:
+def _data(answer: tuple[str, list[Any]]) -> list[Any]:
     status, data = answer
     if status != "OK":
         raise LabError(f"IMAP answered {status} {data[0]!r}")

@@ -7,13 +7,18 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from mailhooks.errors import LabError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
 STOP_S = 5.0
+ASK_AGAIN_S = 0.5
 POLL_S = 0.02
 
 
@@ -55,16 +60,22 @@ class Server:
         """
         with self.log.open("ab") as output:
             try:
-                self._process = subprocess.Popen(  # noqa: S603 - argv is ours
-                    self._argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    cwd="/",
-                )
+                # A signal between the fork and the assignment would leave a
+                # server behind that nobody knows.
+                with signals_deferred():
+                    self._process = self._spawn(output)
             except OSError as error:
                 raise LabError(f"{self.name}: {self._argv[0]}: {error.strerror}") from error
+
+    def _spawn(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - argv is ours
+            self._argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd="/",
+        )
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once the server answers.
@@ -82,12 +93,10 @@ class Server:
                 )
             time.sleep(POLL_S)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to every process of the server."""
-        if self._process is not None:
-            for pid in _session(self._process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+    def terminate(self) -> None:
+        """Ask the server to end, without waiting."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
 
     def kill(self) -> None:
         """Kill every process of the server at once, as a crash or the OOM killer would."""
@@ -107,14 +116,14 @@ class Server:
 
     def stop(self) -> None:
         """Ask the server to end, and kill what is left of it after a while."""
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+        deadline = time.monotonic() + STOP_S
+        while self._process is not None and time.monotonic() < deadline:
+            # Asked again and again: a server that has only just started loses
+            # the first SIGTERM (Dovecot does).
+            self.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
+                self._process.wait(ASK_AGAIN_S)
+                break
         self.kill()
 
     def tail(self, lines: int = 15) -> str:
@@ -126,20 +135,44 @@ class Server:
         return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP arrive only when the block is over.
+
+    Their handlers are Python's, so a program started within inherits nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, lambda number, _frame: arrived.append(number))
+        for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
+
+
 def _session(leader: int) -> list[int]:
     """Living processes of a session; servers fork, and their children keep the session."""
     members = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
             continue
         try:
-            stat = Path("/proc", entry, "stat").read_text(encoding="utf-8", errors="replace")
+            stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         # pid (comm) state ppid pgrp session ...: proc(5); comm may hold anything.
         state, _ppid, _pgrp, session = stat.rpartition(")")[2].split()[:4]
         if int(session) == leader and state not in "ZX":
-            members.append(int(entry))
+            members.append(int(entry.name))
     return members
 
 

@@ -215,7 +215,8 @@ SMALL_TALK: Final = (
     "We hope you [had|are having] a {good} [week|weekend|start into {month}].",
     "{month} is [nearly over|here again|always {bit} busy].",
     "What a [week|month|{season}] that was!",
-    "There was {weather} all {day} here.",
+    "There was {weather} all {day} here[|, and more is coming].",
+    "{person} [took a day off|has {day} off], which is [no luxury|only fair].",
     "Time flies, and {month} is [coming|around the corner].",
     "Many thanks for [your patience|your message|writing back|all the kind words].",
     "By the way, the [shop|office|library] is closed on {day}.",
@@ -268,6 +269,7 @@ NEWSLETTER: Final[Slots] = {
         "[Our price|Price] {when}: {price}, [tax|delivery|breakfast] included.",
         "Rated [four|five] stars by {count} [buyers|readers|guests].",
         "Only {count} [left|available], so [do not wait|be quick].",
+        "Not happy? [Your money back|Free exchange] within {count} days.",
     ),
     "call": (
         *("Read more", "See [all|the] offers", "Shop now", "View details", "Order {thing}"),
@@ -317,7 +319,7 @@ PERSONAL: Final[Slots] = {
     "opener": (
         "[thanks|thank you] for [your message|the photos|calling|{day}], it was {good}.",
         "sorry for [the late answer|not calling|being so quiet], {day} was {bit} [hectic|long].",
-        "[how are you|how is everybody|how was it in {place}]? I hope {person} is [better|well] again.",
+        "[how are you|how is everybody|how was it in {place}]? I hope {person} is well again.",
         "just a quick [note|question] before {day}.",
         "I [talked|spoke] to {relative} yesterday and we had an idea.",
         "do you remember the {thing} we [saw|talked about] in {place}?",
@@ -347,7 +349,8 @@ PERSONAL: Final[Slots] = {
         "The [dog|cat|car|bike] is fine again, we [worried|waited] for nothing.",
         "You were right about {place}, we [laughed|talked] all evening.",
         "The [boss|teacher|doctor] [agreed|says yes|wants to see us] {when}.",
-        "I left the [keys|parcel|cake tin] with {relative}.",
+        "I left the [keys|parcel|cake tin|money for {event}] with {relative}.",
+        "I have {day} off, so [there is more time|I can do more] for the {thing}.",
         "{person} starts the new job {when}, keep your fingers crossed.",
     ),
     "closing": (

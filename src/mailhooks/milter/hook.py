@@ -12,12 +12,10 @@ import logging
 import os
 import textwrap
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import Milter
 
-from mailhooks.keys import KeyRing
 from mailhooks.message import Header, identity
 from mailhooks.score import (
     MAX_FIELD_BYTES,
@@ -27,6 +25,11 @@ from mailhooks.score import (
     read_report,
     sign,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailhooks.keys import KeyRing
 
 log = logging.getLogger("mailhooks.milter")
 

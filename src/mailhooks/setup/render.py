@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def render_tree(kind: str, folder: Path, values: Mapping[str, Any]) -> list[Path]:

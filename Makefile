@@ -1,0 +1,61 @@
+# mailhooks. On a fresh Debian machine two commands do all set-up by themselves:
+#
+#   make demo              the main job on real servers, narrated; MAIL=path uses your own mail
+#   make test              lint, unit, integration and end-to-end tests against the built wheel
+#
+# Everything is kept in this folder (.venv, build) and in temporary folders;
+# Debian packages are installed only if they are missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The servers, and what pymilter is compiled with.
+PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-server redis-tools \
+	libmilter-dev gcc libc6-dev python3-dev python3-venv
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
+
+.PHONY: demo test lint unit integration e2e packages clean
+
+demo: packages $(VENV)/.wheel
+	$(SUDO) $(BIN)/mailhooks lab demo $(if $(MAIL),--mail "$(MAIL)")
+
+test: lint packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) $(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit integration e2e: packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) $(BIN)/python -m pytest tests/$@
+
+# Debian starts what it installs; here only the lab shall run, so nothing is
+# started now, and a new Postfix gets no configuration of its own.
+packages:
+	@missing=; for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+	        || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
+
+$(BIN)/python: | packages
+	$(PYTHON) -m venv $(VENV)
+
+# The wheel itself is what the demo and the tests run, never the source tree.
+$(VENV)/.wheel: $(SOURCES) | $(BIN)/python
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w build/wheel .
+	$(BIN)/python -m pip install -q --disable-pip-version-check build/wheel/*.whl
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall \
+	    build/wheel/*.whl
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check $$($(BIN)/python -c \
+	    'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
+	touch $@
+
+clean:
+	$(SUDO) rm -rf $(VENV) build

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import imaplib
+import os
+import re
+import signal
+import smtplib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mailhooks.errors import LabError
+from mailhooks.lab import Lab, host
+from mailhooks.lab.process import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = [sys.executable, "-m", "mailhooks", "lab", "up"]
+LIMIT_S = 60.0
+
+
+def leftovers(root: str) -> list[str]:
+    """Living processes that name this folder, and the folder itself."""
+    found = [root] if Path(root).exists() else []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if root.encode() in command:
+                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`mailhooks lab up`, with its folder below the test's own."""
+    process = subprocess.Popen(
+        COMMAND,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path: those of UNIX sockets end at 107 bytes."""
+    folder = Path("/tmp") / f"mh{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    yield folder
+    folder.rmdir()  # fails if the lab left anything behind
+
+
+def test_lab_up_says_how_to_connect_and_ctrl_c_removes_it(
+    command: subprocess.Popen[str],
+) -> None:
+    """What it prints works in a mail client, and afterwards nothing of it is left."""
+    assert command.stdout is not None
+    lines = []
+    for line in command.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    text = "".join(lines)
+    root = re.search(r"in (/\S+)", text)
+    imap = re.search(r"IMAP +([\d.]+):(\d+)", text)
+    smtp = re.search(r"SMTP +([\d.]+):(\d+)", text)
+    account = re.search(r"user (\S+) +password (\S+)", text)
+    assert root, text
+    assert imap, text
+    assert smtp, text
+    assert account, text
+    with imaplib.IMAP4(imap[1], int(imap[2])) as client:
+        assert client.login(account[1], account[2])[0] == "OK"
+    with smtplib.SMTP(smtp[1], int(smtp[2])) as sender:
+        sender.sendmail("a@example.org", [account[1]], b"Subject: x\r\n\r\nhello\r\n")
+    assert leftovers(root[1])
+    command.send_signal(signal.SIGINT)
+    rest, _ = command.communicate(timeout=LIMIT_S)
+    assert command.returncode == 0, rest
+    assert "stopped and removed" in rest
+    assert leftovers(root[1]) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_half_way_through_the_start_removes_it(
+    command: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """However early it is stopped, no server and no file stays."""
+    deadline = time.monotonic() + LIMIT_S
+    while not list(tmp_path.glob("*/log/redis.log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    command.send_signal(number)
+    output, _ = command.communicate(timeout=LIMIT_S)
+    assert command.returncode == 0, output
+    assert leftovers(str(tmp_path / "mailhooks-lab")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_dies_while_starting_is_named_and_everything_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error shows the end of that server's log."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    lab = Lab()
+    define = lab._define_servers
+
+    def broken(**ports: int) -> None:
+        define(**ports)
+        lab.servers["postfix"] = Server(
+            "postfix",
+            ["/bin/sh", "-c", "echo no such luck >&2; exit 3"],
+            lambda: False,
+            lab.root / "log/postfix.log",
+        )
+
+    monkeypatch.setattr(lab, "_define_servers", broken)
+    with pytest.raises(LabError, match=r"(?s)postfix died while starting:.*no such luck"):
+        lab.start()
+    assert leftovers(str(tmp_path)) == [str(tmp_path)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_root_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postfix and Dovecot need root, and the message says so before anything starts."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(LabError, match="run it with sudo"):
+        Lab().start()
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody has to guess which Debian package a program is in."""
+    monkeypatch.setattr(host, "PACKAGES", {"/no/such/program": "the-package"})
+    with pytest.raises(LabError, match="not installed: the-package.*apt-get install"):
+        Lab().start()
