@@ -1,10 +1,17 @@
 # mailhooks. On a fresh Debian machine two commands do all set-up by themselves:
 #
-#   make demo              the main job on real servers, narrated; MAIL=path uses your own mail
-#   make test              lint, unit, integration and end-to-end tests against the built wheel
+#   make demo          the main job on real servers; MAIL=path uses your own mail
+#   make test          lint, unit, integration and end-to-end tests of the built wheel
 #
-# Everything is kept in this folder (.venv, build) and in temporary folders;
-# Debian packages are installed only if they are missing.
+# and of their parts:
+#
+#   make lint          ruff and mypy
+#   make unit          tests of pure parts; integration: sockets; e2e: the whole way
+#   make packages      only install the Debian packages that are missing
+#   make clean         remove .venv and build
+#
+# Everything is kept in this folder and in temporary folders; Debian packages are
+# installed only if they are missing, and their services are not started.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +22,12 @@ PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-serve
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
-.PHONY: demo test lint unit integration e2e packages clean
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test lint unit integration e2e packages clean
+
+help:
+	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
 
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(if $(MAIL),--mail "$(MAIL)")
