@@ -59,7 +59,7 @@ $(BIN)/python: | packages
 $(VENV)/.wheel: $(SOURCES) | $(BIN)/python
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w build/wheel .
-	$(BIN)/python -m pip install -q --disable-pip-version-check build/wheel/*.whl
+	$(BIN)/python -m pip install -q --use-pep517 --disable-pip-version-check build/wheel/*.whl
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall \
 	    build/wheel/*.whl
 	touch $@

@@ -6,6 +6,7 @@
      +-- ConfigError          a setting is wrong; names every wrong key
      +-- ProtocolError        a peer on a script socket does not speak the protocol
      +-- SpoolError           a sample could not be put on disk; the sender must keep it
+     +-- LedgerError          what was taught cannot be written down or looked up
      +-- SourceError          a file, Maildir or mbox given by hand cannot be read
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
@@ -42,6 +43,10 @@ class ProtocolError(MailhooksError):
 
 class SpoolError(MailhooksError):
     """A sample could not be made durable; whoever sent it still owns it."""
+
+
+class LedgerError(MailhooksError):
+    """The ledger cannot be opened, read or written; names the file and the reason."""
 
 
 class SourceError(MailhooksError):

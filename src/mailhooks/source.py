@@ -215,6 +215,7 @@ def _from_tar(content: IO[bytes], where: str, name: str) -> Iterator[FoundMessag
             # TarFile keeps every member it has seen, to be able to go back; in
             # a stream of a million messages that is a leak.
             archive.members.clear()  # type: ignore[attr-defined]
+            # A hard link, as Dovecot makes of copies, repeats a message already handed out.
             packed = archive.extractfile(member) if member.isreg() else None
             if packed is None or not _is_mail_member(member.name):
                 continue

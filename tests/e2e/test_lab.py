@@ -149,5 +149,5 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 ) -> None:
     """Nobody has to guess which Debian package a program is in."""
     monkeypatch.setattr(host, "PACKAGES", {"/no/such/program": "the-package"})
-    with pytest.raises(LabError, match="not installed: the-package.*apt-get install"):
+    with pytest.raises(LabError, match=r"not installed: the-package.*apt-get install"):
         Lab().start()

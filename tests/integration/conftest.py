@@ -80,7 +80,7 @@ def _start(
     command: list[str], options: Iterable[tuple[str, object]], folder: Path
 ) -> subprocess.Popen[bytes]:
     arguments = [str(part) for option in options for part in option]
-    return subprocess.Popen(  # noqa: S603 - the commands are those below
+    return subprocess.Popen(
         [*command, *arguments],
         cwd=folder,
         stdout=subprocess.DEVNULL,

@@ -246,7 +246,7 @@ async def test_a_thousand_at_once(path: Path) -> None:
     async def handler(call: ScriptCall) -> bytes:
         if not call.args:  # the first call: the loop does nothing until all are connected
             crowd.append(
-                subprocess.Popen(  # noqa: ASYNC220, S603 - to block the loop is the point
+                subprocess.Popen(  # noqa: ASYNC220 - to block the loop is the point
                     [sys.executable, "-c", CROWD, str(path), "1000", request],
                     stdout=subprocess.PIPE,
                 )

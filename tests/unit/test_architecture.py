@@ -16,7 +16,7 @@ RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup"},
-    {"policy", "spool", "rspamd", "dovecot"},
+    {"policy", "spool", "ledger", "rspamd", "dovecot"},
     {"daemon", "milter"},
     {"lab"},
     {"cli"},

@@ -51,19 +51,20 @@ class FakeRspamd:
 
     def __init__(self) -> None:
         self.learned: list[tuple[str, Lesson, bytes]] = []
+        self.bulk: list[bool] = []
         self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.at_once = 0
         self.most_at_once = 0
 
-    async def learn_spam(self, message: bytes, *, user: str) -> LearnResult:
-        return await self._learn(user, SPAM, message)
+    async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
+        return await self._learn(user, SPAM, message, bulk)
 
-    async def learn_ham(self, message: bytes, *, user: str) -> LearnResult:
-        return await self._learn(user, HAM, message)
+    async def learn_ham(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
+        return await self._learn(user, HAM, message, bulk)
 
-    async def _learn(self, user: str, lesson: Lesson, message: bytes) -> LearnResult:
+    async def _learn(self, user: str, lesson: Lesson, message: bytes, bulk: bool) -> LearnResult:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -73,6 +74,7 @@ class FakeRspamd:
         finally:
             self.at_once -= 1
         self.learned.append((user, lesson, message))
+        self.bulk.append(bulk)
         return LearnResult(LearnStatus.LEARNED, "", 200)
 
 
@@ -127,6 +129,18 @@ async def test_a_sample_is_learned_once_and_leaves_the_spool(
         await until(lambda: samples.waiting == 0)
     assert rspamd.learned == [("ann", SPAM, b"one")]
     assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_a_users_word_is_learned_even_where_the_statistics_agree(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Rspamd's learn condition is passed by for a move, and kept for a delivery."""
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+        await samples.take("ann", HAM, "d2", "delivery", b"two")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.bulk == [True, False]
 
 
 async def test_samples_of_an_earlier_run_are_learned(tmp_path: Path, rspamd: FakeRspamd) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -67,12 +68,12 @@ def demo(mail: Path | None, seed: int) -> None:
     material = story.own(mail, seed) if mail else story.generated(seed)
 
     def say(paragraph: str) -> None:
-        console.print(f"[bold]*[/bold] {escape(paragraph)}\n")
+        console.print(f"{escape(paragraph)}\n")
 
     outcome = story.play(material, say)
     console.print(_verdicts(outcome))
     say(
-        "\nWithout mailhooks Rspamd judges once for all recipients, with the statistics of the "
+        "Without mailhooks Rspamd judges once for all recipients, with the statistics of the "
         "first. The same newsletter, asked of the same Rspamd the way its own milter asks:"
     )
     console.print(_stock_verdicts(outcome))
@@ -81,16 +82,18 @@ def demo(mail: Path | None, seed: int) -> None:
         console.print(f"[bold red]{escape(line)}")
     if wrong:
         raise LabError(f"{len(wrong)} of the demo's claims did not come true")
-    say(f"\nAll of it came true, in {outcome.elapsed_s:.0f} s. The host is stopped and removed.")
+    say(f"All of it came true, in {outcome.elapsed_s:.0f} s. The host is stopped and removed.")
 
 
 def _verdicts(outcome: story.Outcome) -> Table:
-    table = Table(title="With mailhooks: one verdict for each recipient")
-    for name in ("message", "recipient"):
-        table.add_column(name)
-    for name in ("milter score", "Bayes (spam probability)", "sum", "threshold"):
-        table.add_column(name, justify="right")
-    table.add_column("folder")
+    table = Table(title="With mailhooks: one verdict for each recipient", box=box.SIMPLE_HEAD)
+    table.add_column("new\nmessage", no_wrap=True)
+    table.add_column("recipient\n")
+    table.add_column("milter\nscore", justify="right")
+    table.add_column("Bayes score\n(P of spam)", justify="right", no_wrap=True)
+    table.add_column("\nsum", justify="right")
+    table.add_column("\nthreshold", justify="right")
+    table.add_column("\nfolder")
     for row in outcome.rows:
         table.add_row(
             row.message, row.recipient, row.milter, row.bayes, row.total, row.threshold, row.folder
@@ -99,10 +102,10 @@ def _verdicts(outcome: story.Outcome) -> Table:
 
 
 def _stock_verdicts(outcome: story.Outcome) -> Table:
-    table = Table(title="Without mailhooks: one verdict for all")
-    table.add_column("recipients, in order")
+    table = Table(title="Without mailhooks: one verdict for all", box=box.SIMPLE_HEAD)
+    table.add_column("recipients")
     table.add_column("score", justify="right")
-    table.add_column("Bayes")
+    table.add_column("of which Bayes")
     table.add_column("Rspamd's action for everybody")
     for stock in outcome.stock:
         table.add_row(", ".join(stock.recipients), f"{stock.score:.2f}", stock.bayes, stock.action)

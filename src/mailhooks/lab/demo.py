@@ -205,7 +205,7 @@ class _Play:
             raise LabError("Rspamd rejected the new newsletter or personal message: no comparison")
         rows = [
             self._row(what, name, number)
-            for what, number in zip(("new newsletter", "new personal mail"), numbers, strict=True)
+            for what, number in zip(("newsletter", "personal"), numbers, strict=True)
             for name in (FIRST, SECOND)
         ]
         stock = asyncio.run(self._stock())
@@ -245,10 +245,12 @@ class _Play:
             if _number(message) == number
         ]
         if len(copies) != 1:
-            raise LabError(f"{name} has {len(copies)} copies of the {what}, not one")
+            raise LabError(f"{name} has {len(copies)} copies of the new {what} message, not one")
         values = read_header(copies[0].raw).values("X-Spam-Status")
         if len(values) != 1:
-            raise LabError(f"{name}'s {what} has {len(values)} X-Spam-Status headers, not one")
+            raise LabError(
+                f"{name}'s new {what} message has {len(values)} X-Spam-Status headers, not one"
+            )
         status = values[0].decode("ascii")
         parts = dict(
             zip(
@@ -290,13 +292,13 @@ def failures(outcome: Outcome) -> list[str]:
     """What did not come true, each in one sentence; empty if all of it did."""
     folders = {(row.message, row.recipient): row.folder for row in outcome.rows}
     expected = {
-        ("new newsletter", FIRST): "Junk",
-        ("new newsletter", SECOND): "INBOX",
-        ("new personal mail", FIRST): "INBOX",
-        ("new personal mail", SECOND): "INBOX",
+        ("newsletter", FIRST): "Junk",
+        ("newsletter", SECOND): "INBOX",
+        ("personal", FIRST): "INBOX",
+        ("personal", SECOND): "INBOX",
     }
     wrong = [
-        f"The {message} of {name} is in {found}, not in {folder}."
+        f"The new {message} message of {name} is in {found}, not in {folder}."
         for (message, name), folder in expected.items()
         if (found := folders.get((message, name))) != folder
     ]

@@ -106,9 +106,16 @@ class LetterBox:
         """Write a private or office letter to the addresses in ``to``."""
         return _Personal(self._rng, self._now, to).letter()
 
-    def spam(self, to: Sequence[str]) -> Letter:
-        """Write spam to the addresses in ``to``; headers are as sloppy as spammers are."""
-        return _Spam(self._rng, self._now, to).letter()
+    def spam(self, to: Sequence[str], *, neat: bool = False) -> Letter:
+        """Write spam to the addresses in ``to``.
+
+        Args:
+            to: the addresses of the To header.
+            neat: write headers that keep every rule, so that only the text gives it
+                away; otherwise they are as sloppy as spammers are.
+        """
+        writer = _NeatSpam if neat else _Spam
+        return writer(self._rng, self._now, to).letter()
 
     def letter(self, kind: LetterKind, to: Sequence[str]) -> Letter:
         """Write one letter of a kind.
@@ -508,6 +515,18 @@ class _Spam(_Writer):
     def _shouted(self, blocks: Sequence[_Block]) -> str:
         colour = self.rng.choice(("red", "blue", "green", "#FF0000", "#CC00CC"))
         return f'<HTML><BODY><FONT COLOR="{colour}">{_paragraphs(blocks)}</FONT></BODY></HTML>\n'
+
+
+class _NeatSpam(_Spam):
+    def letter(self) -> Letter:
+        self.slots |= words.SPAM
+        domain = self.fill("{spam_host}")
+        sender = f"office{self.rng.randint(1, 999)}@{domain}"
+        subject = _capitalised(self.fill("{subject}").lower().rstrip("! "))
+        self.head(self.one_of(words.SPAM["sender_name"]), sender, subject)
+        self.message["Message-ID"] = f"<{self.hexadecimal(12)}@{domain}>"
+        self.body(_as_text(self._blocks(domain)), None)
+        return self.finished(sender)
 
 
 # --- slots whose words are counted or reckoned ---------------------------------------

@@ -1,0 +1,95 @@
+"""The tables of the SQLite ledger, and how an older file comes to have them.
+
+``PRAGMA user_version`` says how many of the migrations a file has seen, and
+``PRAGMA application_id`` that it is a ledger at all. Tables and statements
+keep to what SQLite 3.34 knows, the oldest one found beside Python 3.11 (no
+STRICT, no RETURNING).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+APPLICATION_ID = 0x6D686B6C  # "mhkl"; shown by file(1)
+
+Migration = tuple[str, ...]
+"""Statements that lead from one version to the next; never edit one that was released."""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    (
+        # held: "spam", "ham" or NULL. changed: time of the last answer, for pruning.
+        """
+        CREATE TABLE message (
+            id INTEGER PRIMARY KEY,
+            user TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            held TEXT,
+            changed REAL NOT NULL,
+            UNIQUE (user, digest)
+        )
+        """,
+        "CREATE INDEX message_changed ON message (changed)",
+        # Every answer, because statistics look back; the highest id of a message is its last.
+        """
+        CREATE TABLE answer (
+            id INTEGER PRIMARY KEY,
+            message INTEGER NOT NULL REFERENCES message (id) ON DELETE CASCADE,
+            lesson TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            origin TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            corrects INTEGER NOT NULL,
+            time REAL NOT NULL
+        )
+        """,
+        "CREATE INDEX answer_message ON answer (message)",
+        # Samples begun and not ended. Their names say nothing of user or message.
+        """
+        CREATE TABLE attempt (
+            sample TEXT PRIMARY KEY,
+            begun INTEGER NOT NULL,
+            time REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+)
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring a file up to date: all that is missing in one transaction, with its record.
+
+    If anything fails the file is as it was, and the program that wrote it can still use it.
+
+    Args:
+        connection: in autocommit mode (``isolation_level=None``).
+        migrations: all there are, oldest first.
+
+    Raises:
+        LedgerError: the file belongs to a newer mailhooks or to another program.
+        sqlite3.Error: a statement failed.
+    """
+    if _version(connection) == len(migrations):
+        return
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        # Again under the lock: another process may have come first.
+        for number, migration in enumerate(migrations[_version(connection) :]):
+            # Not executescript(): it would commit what is under way.
+            for statement in migration:
+                connection.execute(statement)
+            if number == 0:
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """How many migrations the file has seen."""
