@@ -7,6 +7,7 @@
 #
 #   make lint          ruff and mypy
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
+#   make storm         two users move 1,000 messages each while a part is killed 50 times
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -24,7 +25,7 @@ SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml REA
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e packages clean
+.PHONY: help demo test lint unit integration e2e storm packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -42,6 +43,9 @@ lint: $(VENV)/.dev
 
 unit integration e2e: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) $(BIN)/python -m pytest tests/$@
+
+storm: packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) $(BIN)/python -m pytest tests/storm -o log_cli=true -o log_cli_level=INFO
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.

@@ -7,25 +7,40 @@ require ["editheader", "fileinto", "mailbox", "variables", "vnd.dovecot.execute"
 
 set "status" "No, mailhooks did not answer";
 set "folder" "inbox";
+set "score" "unknown";
 if execute :pipe :output "answer" "mailhooks-classify" {
-  if string :matches "${answer}" "* *" {
+  if string :matches "${answer}" "* * *" {
     set "folder" "${1}";
-    set "status" "${2}";
+    set "score" "${2}";
+    set "status" "${3}";
   }
 }
 
 # What a stranger wrote into such headers is gone, whatever the verdict.
 deleteheader "X-Mailhooks-Rspamd";
 deleteheader "X-Spam";
+deleteheader "X-Spam-Action";
 deleteheader "X-Spam-Bar";
+deleteheader "X-Spam-Bayes";
 deleteheader "X-Spam-Checker-Version";
+deleteheader "X-Spam-Details";
 deleteheader "X-Spam-Flag";
 deleteheader "X-Spam-Level";
+deleteheader "X-Spam-Prev-Subject";
 deleteheader "X-Spam-Report";
+deleteheader "X-Spam-Result";
 deleteheader "X-Spam-Score";
 deleteheader "X-Spam-Status";
+deleteheader "X-Spam-Symbols";
 deleteheader "X-Spamd-Bar";
 deleteheader "X-Spamd-Result";
+deleteheader "X-Rspamd-Action";
+deleteheader "X-Rspamd-Queue-Id";
+deleteheader "X-Rspamd-Score";
+deleteheader "X-Rspamd-Server";
+if string :is "${score}" "none" {
+  deleteheader "X-Mailhooks-Score";
+}
 addheader "X-Spam-Status" "${status}";
 
 if string :is "${folder}" "junk" {

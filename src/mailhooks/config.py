@@ -14,16 +14,25 @@ import difflib
 import math
 import pwd
 import tomllib
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import msgspec
 
 from mailhooks.errors import ConfigError
+from mailhooks.lesson import (
+    DEFAULT_SHARED_PREFIXES,
+    USUAL_NAMES,
+    MailboxRoles,
+    Role,
+    shared_pattern,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+MAX_PORT = 65535
 DEFAULT_PATH = Path("/etc/mailhooks/mailhooks.toml")
 
 
@@ -33,6 +42,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         socket_dir: folder of the sockets that Dovecot's Sieve talks to.
         spool_dir: folder in which samples wait to be learned.
+        drop_dir: folder in which calls wait that found the daemon away.
         mail_users: users (names or numbers) whose processes may speak for any
             Dovecot user; any other process speaks for the system user it runs as.
         deadline_s: seconds within which a delivery gets its verdict. Well below
@@ -42,6 +52,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     socket_dir: Path = Path("/run/mailhooks")
     spool_dir: Path = Path("/var/spool/mailhooks")
+    drop_dir: Path = Path("/var/spool/mailhooks-drop")
     mail_users: tuple[str | int, ...] = ("vmail", "dovecot")
     deadline_s: float = 5.0
     max_message_bytes: int = 64 * 1024 * 1024
@@ -83,6 +94,9 @@ class ScoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key_file: lines ``key-id secret``; the first signs, all verify.
+        bind_sender: whether the envelope sender at delivery must be that of the
+            milter pass; false where Postfix rewrites senders in between (SRS by
+            sender_canonical_maps, masquerade_domains).
         max_age_s: seconds after which a carried score is no longer believed;
             the default is Postfix's maximal_queue_lifetime.
         received_depth: how many of the topmost Received lines may hold the
@@ -91,6 +105,7 @@ class ScoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     key_file: Path = Path("/etc/mailhooks/keys")
+    bind_sender: bool = True
     max_age_s: int = 5 * 86400
     received_depth: int = 2
 
@@ -116,6 +131,10 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
         connections: learns at once.
         retry_first_s: seconds before the first retry after a temporary failure.
         retry_cap_s: the longest wait between two retries.
+        rescan_s: seconds after which samples that another process put into the
+            spool, or took out of it, are noticed.
+        ledger_file: SQLite file that notes what each user was taught.
+        keep_days: days after which the ledger forgets a message.
     """
 
     learn_on_delivery: Literal["off", "all"] = "off"
@@ -123,6 +142,89 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 4
     retry_first_s: float = 1.0
     retry_cap_s: float = 300.0
+    rescan_s: float = 5.0
+    ledger_file: Path = Path("/var/lib/mailhooks/ledger.sqlite")
+    keep_days: float = 400.0
+
+
+class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[mailboxes]``: which mailboxes are Junk, Trash, Sent and Drafts, and whose.
+
+    Dovecot's part of the configuration holds the same names: render it again
+    after a change here.
+
+    Attributes:
+        usual_names: whether the names that common clients use count, in more
+            than twenty languages.
+        junk: further names of Junk mailboxes. All that lies below one is Junk
+            too, upper and lower case are the same, and ``INBOX.`` in front is ignored.
+        trash: further names of Trash mailboxes; what goes there teaches nothing.
+        sent: further names of Sent mailboxes; what lies there teaches nothing.
+        drafts: further names of Drafts mailboxes; what lies there teaches nothing.
+        separators: what parts a mailbox from its sub-folder.
+        shared: whose statistics learn from a shared mailbox: ``actor``, who
+            moves or marks the message, or ``owner``, to whom the mailbox belongs
+            in which it then lies. ``owner`` needs one of ``daemon.mail_users``
+            to own the processes, since only such a process may speak for others.
+        shared_prefixes: prefixes of shared namespaces as in Dovecot, with ``%u``
+            for the owner, or ``%n`` and ``%d`` for the parts of the name; one
+            without any is a public namespace, which nobody owns.
+    """
+
+    usual_names: bool = True
+    junk: tuple[str, ...] = ()
+    trash: tuple[str, ...] = ()
+    sent: tuple[str, ...] = ()
+    drafts: tuple[str, ...] = ()
+    separators: Literal["/.", "/", "."] = "/."
+    shared: Literal["actor", "owner"] = "actor"
+    shared_prefixes: tuple[str, ...] = DEFAULT_SHARED_PREFIXES
+
+    def roles(self) -> MailboxRoles:
+        """What decides about a mailbox by its name."""
+        names = {
+            Role.JUNK: self.junk,
+            Role.TRASH: self.trash,
+            Role.SENT: self.sent,
+            Role.DRAFTS: self.drafts,
+        }
+        if self.usual_names:
+            names = {role: further + USUAL_NAMES[role] for role, further in names.items()}
+        return MailboxRoles(
+            names,
+            shared_prefixes=self.shared_prefixes,
+            separators=self.separators,
+        )
+
+
+class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[redis]``: where Rspamd keeps each user's statistics; read by the commands by hand.
+
+    Attributes:
+        url: Rspamd's Redis, as ``redis://``, ``rediss://`` or ``unix://``.
+        key_prefix: what the keys of statistics begin with, ``RS`` unless
+            Rspamd's classifier was given another prefix.
+        min_learns: messages of each class that Rspamd's classifier wants before
+            it speaks; Rspamd tells nobody, so repeat its setting here.
+    """
+
+    url: str = "redis://127.0.0.1:6379/0"
+    key_prefix: str = "RS"
+    min_learns: int = 200
+
+
+class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[doveadm]``: how ``mailhooks retrain`` and ``reconcile`` read live accounts.
+
+    Attributes:
+        command: the program with its first arguments.
+        ham_mailboxes: mailboxes whose read mail ``retrain`` learns as ham, with
+            all that lies below them; upper and lower case are the same, and
+            ``INBOX.`` in front is ignored.
+    """
+
+    command: tuple[str, ...] = ("doveadm",)
+    ham_mailboxes: tuple[str, ...] = ("INBOX", "Archive", "Archives")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +236,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     score: ScoreSettings = ScoreSettings()
     policy: PolicySettings = PolicySettings()
     learning: LearningSettings = LearningSettings()
+    mailboxes: MailboxSettings = MailboxSettings()
+    redis: RedisSettings = RedisSettings()
+    doveadm: DoveadmSettings = DoveadmSettings()
 
 
 def load(path: Path) -> Settings:
@@ -254,11 +359,25 @@ def _absolute(value: Path) -> str | None:
 
 
 def _url(value: str) -> str | None:
-    if value.startswith(("http://", "https://")):
-        return None
     if value.startswith("unix:/"):
         return None
-    return f"must start with http://, https:// or unix:/, not {value!r}"
+    try:
+        parts = urllib.parse.urlsplit(value)
+        if parts.scheme == "http" and parts.hostname and parts.port != 0:
+            return None
+    except ValueError:  # urlsplit's word for a port that is none
+        pass
+    return f"must be http://host:port or unix:/path, not {value!r}"
+
+
+def _redis_url(value: str) -> str | None:
+    if value.startswith(("redis://", "rediss://", "unix:///")):
+        return None
+    return f"must start with redis://, rediss:// or unix:///, not {value!r}"
+
+
+def _not_empty(value: str | tuple[str, ...]) -> str | None:
+    return None if value and all(value) else "must not be empty"
 
 
 def _milter_socket(value: str) -> str | None:
@@ -266,7 +385,7 @@ def _milter_socket(value: str) -> str | None:
     if kind == "unix" and rest.startswith("/"):
         return None
     port, _, host = rest.partition("@")
-    if kind in ("inet", "inet6") and port.isdecimal() and host:
+    if kind in ("inet", "inet6") and port.isdecimal() and 0 < int(port) <= MAX_PORT and host:
         return None
     return f"must be unix:/path or inet:port@host, not {value!r}"
 
@@ -276,9 +395,28 @@ def _mail_users(value: tuple[str | int, ...]) -> str | None:
     return None if all(user != "" for user in value) else "must not hold an empty name"
 
 
+def _mailbox_names(value: tuple[str, ...]) -> str | None:
+    for name in value:
+        if not name.strip("/. ") or not name.isprintable() or name[0] in "/." or name[-1] in "/.":
+            return f"{name!r} is no name of a mailbox"
+        if name.casefold() == "inbox":
+            return "INBOX cannot be one of these"
+    return None
+
+
+def _shared_prefixes(value: tuple[str, ...]) -> str | None:
+    for prefix in value:
+        try:
+            shared_pattern(prefix)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
 CHECKS: dict[str, Callable[[Any], str | None]] = {
     "daemon.socket_dir": _absolute,
     "daemon.spool_dir": _absolute,
+    "daemon.drop_dir": _absolute,
     "daemon.mail_users": _mail_users,
     "daemon.deadline_s": _deadline,
     "daemon.max_message_bytes": _positive,
@@ -296,6 +434,19 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "learning.connections": _positive,
     "learning.retry_first_s": _positive,
     "learning.retry_cap_s": _positive,
+    "learning.rescan_s": _positive,
+    "learning.ledger_file": _absolute,
+    "learning.keep_days": _positive,
+    "redis.url": _redis_url,
+    "redis.key_prefix": _not_empty,
+    "redis.min_learns": _not_negative,
+    "doveadm.command": _not_empty,
+    "doveadm.ham_mailboxes": _not_empty,
+    "mailboxes.junk": _mailbox_names,
+    "mailboxes.trash": _mailbox_names,
+    "mailboxes.sent": _mailbox_names,
+    "mailboxes.drafts": _mailbox_names,
+    "mailboxes.shared_prefixes": _shared_prefixes,
 }
 
 

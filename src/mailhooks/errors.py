@@ -8,6 +8,8 @@
      +-- SpoolError           a sample could not be put on disk; the sender must keep it
      +-- LedgerError          what was taught cannot be written down or looked up
      +-- SourceError          a file, Maildir or mbox given by hand cannot be read
+     +-- DoveadmError         doveadm cannot be run, or failed
+     +-- StatisticsError      Redis, which holds Rspamd's statistics, gave no usable answer
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
@@ -51,6 +53,14 @@ class LedgerError(MailhooksError):
 
 class SourceError(MailhooksError):
     """Mail given by hand (file, folder, Maildir, mbox) cannot be read."""
+
+
+class DoveadmError(MailhooksError):
+    """``doveadm`` cannot be run, failed, or printed something unexpected."""
+
+
+class StatisticsError(MailhooksError):
+    """Rspamd's statistics in Redis cannot be read or changed."""
 
 
 class RspamdError(MailhooksError):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_HEADER_BYTES = 1024 * 1024
-"""Header bytes looked at; a header block beyond this is cut, the mail is not."""
+MAX_HEADER_BYTES = 64 * 1024 * 1024
+"""Header bytes looked at: more than any mail server takes, so that nothing hides behind them."""
 
 _LINE_END = re.compile(rb"\r?\n")
 _WHITESPACE = re.compile(rb"[ \t\r\n]+")
@@ -77,38 +77,41 @@ def unfold(value: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a carried score is bound to, as bytes, unfolded.
+    """What a carried score is bound to, as bytes without any white space.
+
+    Without, since Postfix breaks lines of more than 998 bytes on their way to
+    LMTP (lmtp_line_length_limit), and puts a space where there was none.
 
     Attributes:
-        envelope_sender: MAIL FROM without angle brackets, domain in lower case.
         message_id: every Message-ID value, joined by newlines.
         date: likewise Date.
         from_: likewise From.
     """
 
-    envelope_sender: bytes
     message_id: bytes
     date: bytes
     from_: bytes
 
 
-def identity(header: Header, envelope_sender: str) -> Identity:
-    """The identity of a message with this header and this MAIL FROM."""
-    return Identity(
-        normal_address(envelope_sender),
-        b"\n".join(header.values("message-id")),
-        b"\n".join(header.values("date")),
-        b"\n".join(header.values("from")),
-    )
+def identity(header: Header) -> Identity:
+    """The identity of a message with this header."""
+
+    def bound(name: str) -> bytes:
+        return b"\n".join(_WHITESPACE.sub(b"", value) for value in header.values(name))
+
+    return Identity(bound("message-id"), bound("date"), bound("from"))
 
 
 def normal_address(address: str) -> bytes:
-    """An envelope address as bytes, without angle brackets, domain in lower case."""
+    """An envelope address as servers on its way agree on it.
+
+    Without angle brackets, in lower case altogether: Postfix's macro
+    ``{mail_addr}`` comes so, with quoting and source route resolved.
+    """
     bare = address.strip()
     if bare.startswith("<") and bare.endswith(">"):
         bare = bare[1:-1]
-    local, at, domain = bare.rpartition("@")
-    return f"{local}{at}{domain.lower()}".encode("utf-8", "surrogateescape")
+    return bare.lower().encode("utf-8", "surrogateescape")
 
 
 def content_digest(message: bytes) -> str:

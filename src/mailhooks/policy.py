@@ -35,7 +35,6 @@ class NoBayesWhy(enum.Enum):
     NO_OPINION = "no opinion"
     UNAVAILABLE = "unavailable"
     DEADLINE = "deadline"
-    TOO_LARGE = "too large"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ Two header fields, never seen together outside Postfix's milter chain:
     removed by ours; signed with a secret derived from the key and bound to the
     queue id, so that a stranger cannot bring one along.
 ``X-Mailhooks-Score``
-    written by our milter, read once for each recipient at delivery; bound to
-    queue id, envelope sender, Message-ID, Date, From and time.
+    written by our milter above everything else, read once for each recipient at
+    delivery; bound to queue id, envelope sender, Message-ID, Date, From and time.
 
 Both are ``name=value`` pairs joined by ``; `` with the signature last. Nothing
 here raises on what a stranger may have written: what cannot be believed
@@ -20,13 +20,14 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import hashlib
 import hmac
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mailhooks.message import Header, Identity, unfold
+from mailhooks.message import Header, Identity, identity, unfold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,9 @@ MAX_SYMBOLS = 40
 
 _QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
 _SYMBOL = re.compile(r"([A-Za-z0-9_.\-]{1,128}):(-?[0-9]{1,7}(?:\.[0-9]{1,4})?)\Z")
-_RECEIVED_ID = re.compile(rb"\sid ([A-Za-z0-9]+)(?=[\s;(]|\Z)")
+# Only the first "id" of a Received line is the server's: what follows, such as
+# the recipient in "for <...>", may hold text that strangers chose.
+_RECEIVED_ID = re.compile(rb"\sid ([^\s;]+)")
 
 
 class Why(enum.Enum):
@@ -58,7 +61,9 @@ class Why(enum.Enum):
     DUPLICATE = "duplicate"
     MALFORMED = "malformed"
     UNKNOWN_KEY = "unknown key"
-    WRONG_MESSAGE = "wrong message"
+    BAD_SIGNATURE = "bad signature"
+    WRONG_QUEUE_ID = "wrong queue id"
+    WRONG_SENDER = "wrong sender"
     EXPIRED = "expired"
 
 
@@ -123,7 +128,7 @@ def read_report(
         if score is None:
             reason = Why.MALFORMED
         elif score.queue_id != queue_id:
-            reason = Why.WRONG_MESSAGE
+            reason = Why.WRONG_QUEUE_ID
         elif abs(now - score.time) > REPORT_MAX_AGE_S:
             reason = Why.EXPIRED
         else:
@@ -131,10 +136,18 @@ def read_report(
     return NoScore(reason)
 
 
-def sign(score: MilterScore, identity: Identity, keys: KeyRing) -> str:
+def sign(score: MilterScore, bound_to: Identity, sender: bytes, keys: KeyRing) -> str:
     """The value of ``X-Mailhooks-Score`` for this score and this message, on one line.
 
-    Folding it at white space (RFC 5322, 2.2.3) does not harm it.
+    Folding it at white space (RFC 5322, 2.2.3) does not harm it. The sender is
+    in it as a digest, so that a delivery can tell "another sender" from
+    "another message".
+
+    Args:
+        score: what Rspamd reported.
+        bound_to: the message's identity.
+        sender: MAIL FROM, see :func:`mailhooks.message.normal_address`.
+        keys: the first one signs.
     """
     key = keys.signing
     text = "; ".join(
@@ -147,16 +160,17 @@ def sign(score: MilterScore, identity: Identity, keys: KeyRing) -> str:
             f"r={'nan' if score.required is None else format(score.required, '.3f')}",
             f"a={score.action}",
             f"p={int(score.passthrough)}",
+            f"f={_sender_digest(sender)}",
             "y=" + ", ".join(f"{name}:{points:.2f}" for name, points in score.symbols),
         )
     )
-    mac = base64.urlsafe_b64encode(key.sign(_bound(text, identity))).rstrip(b"=")
+    mac = base64.urlsafe_b64encode(key.sign(_bound(text, bound_to))).rstrip(b"=")
     return f"{text}; b={mac.decode('ascii')}"
 
 
 def verify(
     header: Header,
-    identity: Identity,
+    sender: bytes | None,
     keys: KeyRing,
     *,
     now: float,
@@ -167,7 +181,8 @@ def verify(
 
     Args:
         header: of the message at delivery.
-        identity: of the message at delivery.
+        sender: MAIL FROM at delivery; None where the host itself rewrites
+            senders (SRS, canonical maps), so that it proves nothing.
         keys: all that may have signed.
         now: seconds since the epoch.
         max_age_s: seconds after which a score is no longer believed.
@@ -193,21 +208,25 @@ def verify(
         mac = base64.b64decode(signature + "=" * (-len(signature) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):
         return NoScore(Why.MALFORMED)
-    if not hmac.compare_digest(mac, key.sign(_bound(text, identity))):
-        return NoScore(Why.WRONG_MESSAGE)
+    if not hmac.compare_digest(mac, key.sign(_bound(text, identity(header)))):
+        return NoScore(Why.BAD_SIGNATURE)
     if score.queue_id not in received_ids(header, received_depth):
-        return NoScore(Why.WRONG_MESSAGE)
+        return NoScore(Why.WRONG_QUEUE_ID)
+    if sender is not None and pairs.get("f") != _sender_digest(sender):
+        return NoScore(Why.WRONG_SENDER)
     if not -CLOCK_SKEW_S <= now - score.time <= max_age_s:
         return NoScore(Why.EXPIRED)
     return score
 
 
-def received_ids(header: Header, depth: int) -> set[str]:
-    """The queue ids in the topmost ``depth`` Received lines (RFC 5321, 4.4, clause ID)."""
-    found: set[str] = set()
-    for value in header.values("received")[:depth]:
-        found.update(match.decode("ascii") for match in _RECEIVED_ID.findall(value))
-    return found
+def received_ids(header: Header, depth: int) -> list[str]:
+    """The ids in the topmost ``depth`` Received lines (RFC 5321, 4.4, clause ID), topmost first."""
+    matches = (_RECEIVED_ID.search(value) for value in header.values("received")[:depth])
+    return [match[1].decode("ascii", "replace") for match in matches if match]
+
+
+def _sender_digest(sender: bytes) -> str:
+    return hashlib.sha256(sender).hexdigest()[:16]
 
 
 def _split(value: bytes) -> tuple[str | None, str | None]:
@@ -266,14 +285,13 @@ def _points(text: str) -> float | None:
     return points if math.isfinite(points) and abs(points) <= MAX_POINTS else None
 
 
-def _bound(text: str, identity: Identity) -> bytes:
+def _bound(text: str, bound_to: Identity) -> bytes:
     """The bytes that are signed: every part with its length, so none can run into the next."""
     parts = (
         b"mailhooks score",
         text.encode("ascii"),
-        identity.envelope_sender,
-        identity.message_id,
-        identity.date,
-        identity.from_,
+        bound_to.message_id,
+        bound_to.date,
+        bound_to.from_,
     )
     return b"".join(b"%d:%s" % (len(part), part) for part in parts)

@@ -15,9 +15,11 @@ https://cr.yp.to/proto/maildir.html, with the syncs spelled out.)
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,10 +29,13 @@ from mailhooks.errors import SpoolError
 from mailhooks.lesson import Lesson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 MAX_LABEL_BYTES = 64 * 1024
+UNFINISHED_S = 3600.0
+"""A temporary file this old belongs to a process that died."""
+
 _counter = itertools.count()
 
 
@@ -41,7 +46,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
         user: the Dovecot user whose statistics are meant.
         lesson: ``spam`` or ``ham``.
         digest: of the message's content; the same message moved twice has one.
-        origin: what made the sample: ``move`` or ``delivery``.
+        origin: what made the sample, such as ``move`` or ``delivery``.
         received: seconds since the epoch.
         reason: why the sample was set aside; empty otherwise.
     """
@@ -62,6 +67,14 @@ class Entry:
     label: Label
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A file in bad/; one that is no sample has no label."""
+
+    name: str
+    label: Label | None
+
+
 class Spool:
     """One folder of samples; all methods block, so call them in a thread.
 
@@ -76,7 +89,7 @@ class Spool:
         self._bad = folder / "bad"
 
     def prepare(self) -> None:
-        """Create the folders and drop half-written files of a crashed process.
+        """Create the folders where they are missing.
 
         Raises:
             SpoolError: a folder cannot be created or is not ours.
@@ -85,10 +98,25 @@ class Spool:
             for folder in (self.folder, self._tmp, self._new, self._bad):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.chmod(0o700)
-            for leftover in self._tmp.iterdir():
-                leftover.unlink()
         except OSError as error:
             raise _failed("cannot be prepared", self.folder, error) from error
+
+    def clean(self, *, older_than_s: float = UNFINISHED_S) -> None:
+        """Drop half-written files of processes that died; nobody was promised anything of them.
+
+        Args:
+            older_than_s: younger ones may be being written just now.
+
+        Raises:
+            SpoolError: the folder cannot be read.
+        """
+        try:
+            for leftover in self._tmp.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - leftover.stat().st_mtime >= older_than_s:
+                        leftover.unlink()
+        except OSError as error:
+            raise _failed("cannot be cleaned", self._tmp, error) from error
 
     def put(self, label: Label, message: bytes) -> Entry:
         """Make a sample durable: when this returns, it survives a power cut.
@@ -115,14 +143,17 @@ class Spool:
             raise _failed("cannot take a sample", self.folder, error) from error
         return Entry(name, label)
 
-    def entries(self) -> Iterator[Entry]:
-        """All samples in new/, oldest first; a file that is none of ours goes to bad/.
+    def entries(self, known: Collection[str] = ()) -> Iterator[Entry]:
+        """The samples in new/, oldest first; a file that is none of ours goes to bad/.
+
+        Args:
+            known: names that are not read again.
 
         Raises:
             SpoolError: the folder cannot be read.
         """
         try:
-            names = sorted(path.name for path in self._new.iterdir())
+            names = sorted({path.name for path in self._new.iterdir()}.difference(known))
         except OSError as error:
             raise _failed("cannot be read", self._new, error) from error
         for name in names:
@@ -139,14 +170,16 @@ class Spool:
                 raise _failed("cannot be read", self._new / name, error) from error
             yield Entry(name, label)
 
-    def message(self, entry: Entry) -> bytes:
-        """The message of a sample, byte for byte as it came.
+    def message(self, entry: Entry) -> bytes | None:
+        """The message of a sample, byte for byte as it came; None if it is there no more.
 
         Raises:
             SpoolError: the file cannot be read.
         """
         try:
             content = (self._new / entry.name).read_bytes()
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise _failed("cannot be read", self._new / entry.name, error) from error
         return content.partition(b"\n\n")[2]
@@ -173,6 +206,8 @@ class Spool:
         """
         label = msgspec.structs.replace(entry.label, reason=reason)
         message = self.message(entry)
+        if message is None:
+            return
         try:
             temporary = self._tmp / entry.name
             temporary.write_bytes(msgspec.json.encode(label) + b"\n\n" + message)
@@ -182,11 +217,74 @@ class Spool:
             raise _failed("cannot be set aside", self._new / entry.name, error) from error
         self.remove(entry)
 
+    def all_set_aside(self) -> Iterator[SetAside]:
+        """The files in bad/, oldest first.
+
+        Raises:
+            SpoolError: the folder cannot be read.
+        """
+        try:
+            for path in sorted(self._bad.iterdir()):
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    yield SetAside(path.name, _label(file.readline(MAX_LABEL_BYTES)))
+        except OSError as error:
+            raise _failed("cannot be read", self._bad, error) from error
+
+    def read(self, name: str) -> bytes:
+        """A file of new/ or bad/ as it is; SpoolError if it is not there or cannot be read."""
+        path = self._named(name)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise _failed("cannot be read", path, error) from error
+
+    def retry(self, name: str) -> str:
+        """Have a sample tried again; returns its fresh name.
+
+        Under the old one, by which the ledger counts attempts, it would be set aside
+        again. The fresh one sorts by the time of arrival too: the last sample wins.
+
+        Raises:
+            SpoolError: there is no such sample, or it cannot be moved.
+        """
+        path = self._named(name)
+        if _label(self.read(name).partition(b"\n")[0]) is None:
+            raise SpoolError(f"spool: {name} is no sample that could be learned")
+        fresh = f"{name.partition('.')[0]}.{os.getpid()}.{time.time_ns()}"
+        try:
+            path.rename(self._new / fresh)
+            _sync_folder(self._new)
+        except OSError as error:
+            raise _failed("cannot be tried again", path, error) from error
+        return fresh
+
+    def drop(self, name: str) -> None:
+        """Remove a file of new/ or bad/ for good; SpoolError if it is not there or stays."""
+        path = self._named(name)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise _failed("cannot be dropped", path, error) from error
+
+    def _named(self, name: str) -> Path:
+        if name and "/" not in name and name not in (".", ".."):
+            for folder in (self._new, self._bad):
+                if (folder / name).is_file():
+                    return folder / name
+        raise SpoolError(f"spool {self.folder}: no sample {name!r}")
+
     def _set_aside_unreadable(self, name: str, reason: str) -> None:
         try:
             (self._new / name).rename(self._bad / f"{name}.unreadable")
         except OSError as error:
             raise _failed(f"cannot be set aside ({reason})", self._new / name, error) from error
+
+
+def _label(line: bytes) -> Label | None:
+    try:
+        return msgspec.json.decode(line, type=Label)
+    except msgspec.DecodeError:
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,9 +12,8 @@ import pytest
 from mailhooks.lab import Lab
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.lesson import Lesson
-from mailhooks.rspamd import RspamdClient
 
-ACCOUNTS = 60
+ACCOUNTS = 240
 Teach = Callable[..., None]
 
 
@@ -48,7 +47,7 @@ def teach(lab: Lab) -> Teach:
 
     def learn(name: str, *, spam: Sequence[bytes] = (), ham: Sequence[bytes] = ()) -> None:
         async def run() -> None:
-            async with RspamdClient(scan_url=lab.scan_url, learn_url=lab.learn_url) as rspamd:
+            async with lab.rspamd() as rspamd:
                 user = lab.users[name].address
                 for lesson, messages in ((Lesson.SPAM, spam), (Lesson.HAM, ham)):
                     one = rspamd.learn_spam if lesson is Lesson.SPAM else rspamd.learn_ham

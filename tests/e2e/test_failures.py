@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,28 @@ def test_mail_gets_through_when_a_part_is_killed(
                 assert len(lab.mailbox(name).find(message_id(raw))) == 1
     finally:
         lab.restart(dead)
+
+
+@pytest.mark.parametrize("hung", ["milter", "rspamd", "redis"])
+def test_mail_gets_through_when_a_part_hangs(
+    lab: Lab, people: list[str], box: LetterBox, hung: str
+) -> None:
+    """A part that accepts connections and says nothing delays mail by seconds, for all at once."""
+    raw = box.personal([f"{name}@mail.example" for name in people]).raw
+    server = lab.servers[hung]
+    server.signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        lab.send(raw, people)
+        for name in people:
+            left_s = DELIVERED_S - (time.monotonic() - started)
+            copy = lab.mailbox(name).wait_for(message_id(raw), left_s)
+            assert copy.folder == "INBOX", status(copy.raw)
+    finally:
+        server.signal(signal.SIGCONT)
+    lab.wait_queue_empty()
+    for name in people:
+        assert len(lab.mailbox(name).find(message_id(raw))) == 1
 
 
 def test_the_host_recovers_by_itself(lab: Lab, people: list[str], box: LetterBox) -> None:

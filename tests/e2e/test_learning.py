@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from delivered import message_id
+from delivered import message_id, status
 
 from mailhooks.lab.letters import LetterBox, LetterKind
 
@@ -101,14 +103,44 @@ def test_samples_wait_for_a_dead_rspamd_and_are_learned_when_it_is_back(
 
 
 def test_what_was_learned_changes_the_next_verdict(
-    lab: Lab, people: list[str], box: LetterBox, taste: Callable[[str, LetterKind], None]
+    lab: Lab, people: list[str], box: LetterBox, teach: Callable[..., None]
 ) -> None:
     """A few moves into Junk by IMAP are enough to send the next letter of the kind there."""
     name = people[0]
-    taste(name, LetterKind.PERSONAL)
+    letters = box.letters(LetterKind.PERSONAL, 10, ["someone@mail.example"])
+    teach(name, ham=[letter.raw for letter in letters])
     mailbox = lab.mailbox(name)
     mailbox.move([deliver(lab, box, name) for _ in range(12)], "INBOX", "Junk")
     settled(lab)
     raw = box.newsletter([f"{name}@mail.example"]).raw
     lab.send(raw, [name])
-    assert b"bayes=" in mailbox.wait_for(message_id(raw)).raw
+    copy = mailbox.wait_for(message_id(raw))
+    assert copy.folder == "Junk", status(copy.raw)
+
+
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_moves_are_kept_while_the_daemon_is_away(
+    lab: Lab, people: list[str], box: LetterBox, how: str
+) -> None:
+    """Sieve leaves the call in the drop folder, and the daemon takes it when it is back."""
+    name = people[0]
+    mailbox = lab.mailbox(name)
+    uid = deliver(lab, box, name)
+    daemon = lab.servers["daemon"]
+    if how == "killed":
+        daemon.kill()
+    else:
+        os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        mailbox.move([uid], "INBOX", "Junk")
+        assert mailbox.count("Junk") == 1
+        assert lab.waiting_samples() == 1
+        assert lab.learns(name) == (0, 0)
+    finally:
+        if how == "killed":
+            lab.restart("daemon")
+        else:
+            os.kill(daemon.pid, signal.SIGCONT)
+    lab.wait("learned", lambda: lab.learns(name) == (1, 0))
+    settled(lab)
+    assert lab.learns(name) == (1, 0)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import re
+import smtplib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
 from delivered import identified, message_id, status
 
+from mailhooks.lab.host import ADDRESS
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.message import read_header
 
@@ -133,3 +136,81 @@ def test_a_user_whose_mailbox_is_new_gets_mail_with_the_objective_score_alone(
     assert re.fullmatch(
         r"Yes, score=[\d.]+ required=6.00 milter=[\d.]+ bayes=none \(no opinion\)", line
     )
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        "<>",
+        '<"s"@example.org>',
+        '<"s\\p q"@example.org>',
+        "<@relay.example:s@example.org>",
+        "<s@example.org.>",
+        "<root>",
+        "<host!user>",
+        "<a..b@example.org>",
+        "<S+tag=x@EXAMPLE.org>",
+        "<prvs=1234567890=s@example.org>",
+    ],
+)
+def test_no_envelope_sender_sheds_the_milter_score(
+    lab: Lab, people: list[str], box: LetterBox, sender: str
+) -> None:
+    """However an address is written, Postfix, Dovecot and mailhooks agree on it."""
+    name = people[0]
+    raw = identified(box.spam([f"{name}@mail.example"]).raw)
+    with smtplib.SMTP(ADDRESS, lab.smtp_port, local_hostname="client.example.org") as smtp:
+        smtp.ehlo()
+        for command in (f"MAIL FROM:{sender}", f"RCPT TO:<{name}@mail.example>"):
+            code, text = smtp.docmd(command)
+            assert code == 250, text
+        assert smtp.data(raw)[0] == 250
+    copy = lab.mailbox(name).wait_for(message_id(raw))
+    assert copy.folder == "Junk", status(copy.raw)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X-Long: " + b"x" * 3000,
+        b"From: " + b"N" * 1200 + b" <n@example.org>",
+        b"From: " + b"n" * 3000 + b"@example.org",
+        b"\r\n".join(b"X-Fill-%d: " % number + b"y" * 900 for number in range(1300)),
+        b"From: =?utf-8?q?J=C3=B6rg?=\r\n <j@example.org>\r\nFrom: second@example.org",
+        b"From: J\xc3\xb6rg \xff <j@example.org>",
+        b"Date: \t Sun,  22 Nov 2026\r\n\t10:00:00  +0000",
+    ],
+    ids=["long", "long-name", "long-address", "many", "two", "8-bit", "folded"],
+)
+def test_no_header_sheds_the_milter_score(
+    lab: Lab, people: list[str], box: LetterBox, header: bytes
+) -> None:
+    """Servers may fold, break and add headers on the way: the score stays verified."""
+    name = people[0]
+    spam = identified(box.spam([f"{name}@mail.example"]).raw)
+    lab.send(header + b"\r\n" + spam, [name])
+    copy = lab.mailbox(name).wait_for(message_id(spam))
+    assert copy.folder == "Junk", status(copy.raw)
+
+
+def test_a_stolen_score_is_worth_nothing_without_the_milter(
+    lab: Lab, people: list[str], box: LetterBox
+) -> None:
+    """Replayed with all that it was signed for, and its queue id smuggled in by the recipient."""
+    name = people[0]
+    letter = box.personal([f"{name}@mail.example"]).raw
+    lab.send(letter, [name])
+    mailbox = lab.mailbox(name)
+    header = read_header(mailbox.wait_for(message_id(letter)).raw)
+    score = header.values("x-mailhooks-score")[0]
+    queue_id = re.findall(rb"q=(\w+)", score)[0].decode()
+    stolen = b"X-Mailhooks-Score: " + score + b"\r\nX-Replay: yes\r\n" + letter
+    lab.servers["milter"].kill()
+    try:
+        lab.send(stolen, [f'"{name}+ id {queue_id} "@mail.example'])
+        lab.wait("delivered", lambda: len(mailbox.find(message_id(letter))) == 2)
+    finally:
+        lab.restart("milter")
+    (replayed,) = (m.raw for m in mailbox.find(message_id(letter)) if b"X-Replay" in m.raw)
+    assert "milter=none (wrong queue id)" in status(replayed)
+    assert not read_header(replayed).values("x-mailhooks-score")

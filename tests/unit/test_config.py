@@ -7,6 +7,7 @@ import pytest
 
 from mailhooks.config import Settings, load, parse, uids_of
 from mailhooks.errors import ConfigError
+from mailhooks.lesson import Role
 
 
 def test_an_empty_file_means_the_defaults() -> None:
@@ -63,7 +64,15 @@ def test_every_section_is_read() -> None:
         ('[daemon]\nmail_users = [""]\n', "daemon.mail_users: must not hold an empty name"),
         (
             '[rspamd]\nscan_url = "localhost:11333"\n',
-            "rspamd.scan_url: must start with http://, https:// or unix:/, not 'localhost:11333'",
+            "rspamd.scan_url: must be http://host:port or unix:/path, not 'localhost:11333'",
+        ),
+        (
+            '[rspamd]\nscan_url = "http://localhost:99999"\n',
+            "rspamd.scan_url: must be http://host:port or unix:/path, not 'http://localhost:99999'",
+        ),
+        (
+            '[milter]\nsocket = "inet:99999@127.0.0.1"\n',
+            "milter.socket: must be unix:/path or inet:port@host, not 'inet:99999@127.0.0.1'",
         ),
         (
             '[milter]\nsocket = "/run/x"\n',
@@ -75,6 +84,16 @@ def test_every_section_is_read() -> None:
         ),
         ("[learning]\nconnections = 0\n", "learning.connections: must be a number above 0"),
         ("[learning]\nsettle_s = -1\n", "learning.settle_s: must be 0 or more"),
+        ('[mailboxes]\njunk = "Spam"\n', "mailboxes.junk: expected a list, got text in quotes"),
+        ('[mailboxes]\njunk = ["Spam", ""]\n', "mailboxes.junk: '' is no name of a mailbox"),
+        ('[mailboxes]\ntrash = ["/Bin"]\n', "mailboxes.trash: '/Bin' is no name of a mailbox"),
+        ('[mailboxes]\nsent = ["a\\nb"]\n', "mailboxes.sent: 'a\\nb' is no name of a mailbox"),
+        ('[mailboxes]\njunk = ["inbox"]\n', "mailboxes.junk: INBOX cannot be one of these"),
+        (
+            '[mailboxes]\nshared_prefixes = ["shared/%h/"]\n',
+            "mailboxes.shared_prefixes: 'shared/%h/': only %u, %n and %d are known",
+        ),
+        ('[mailboxes]\nseparators = ","\n', "mailboxes.separators: invalid enum value ','"),
         ("[policy\n", None),
     ],
 )
@@ -85,6 +104,18 @@ def test_a_wrong_setting_is_named_with_the_reason(text: str, problem: str | None
     if problem is not None:
         assert caught.value.problems == [problem]
     assert str(caught.value).startswith("/etc/m.toml: ")
+
+
+def test_further_names_of_mailboxes_come_beside_the_usual_ones_or_instead() -> None:
+    """One more name is one line; whoever wants none of ours says so."""
+    further = parse('[mailboxes]\njunk = ["Müll"]\ntrash = ["Weg damit"]\n').mailboxes.roles()
+    assert further.role("INBOX.müll") is Role.JUNK
+    assert further.role("Spam") is Role.JUNK
+    assert further.role("Weg damit/2026") is Role.TRASH
+    text = '[mailboxes]\nusual_names = false\njunk = ["Müll"]\n'
+    alone = parse(text).mailboxes.roles()
+    assert alone.role("Müll") is Role.JUNK
+    assert alone.role("Spam") is Role.OTHER
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -47,10 +47,10 @@ opinions = st.builds(Bayes, scores, st.floats(0, 1)) | st.builds(
             "No, score=8.00 required=6.00 milter=none (absent) bayes=8.00 (100.0%)",
         ),
         (
-            NoScore(Why.WRONG_MESSAGE),
+            NoScore(Why.BAD_SIGNATURE),
             NoBayes(NoBayesWhy.UNAVAILABLE),
             Folder.INBOX,
-            "No, score=0.00 required=6.00 milter=none (wrong message) bayes=none (unavailable)",
+            "No, score=0.00 required=6.00 milter=none (bad signature) bayes=none (unavailable)",
         ),
     ],
 )

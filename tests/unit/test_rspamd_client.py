@@ -263,12 +263,25 @@ async def test_a_bayes_check_asks_for_statistics_alone() -> None:
     assert json.loads(fake.requests[0]["Settings"] or "") == {"groups_enabled": ["statistics"]}
 
 
-async def test_a_bayes_check_that_ran_other_rules_is_a_mistake() -> None:
-    """Their points are in the milter's score already."""
-    body = b'{"score":1,"symbols":{"BAYES_HAM":{"score":-1},"SPF_ALLOW":{"score":-0.2}}}'
+async def test_a_bayes_check_that_was_a_full_scan_is_a_mistake() -> None:
+    """Rspamd ignored our settings, and somebody has to hear of it."""
+    others = "".join(f',"RULE_{number}":{{"score":1}}' for number in range(20))
+    body = b'{"score":1,"symbols":{"BAYES_HAM":{"score":-1}%s}}' % others.encode()
     async with client_of(FakeRspamd([scan_answer(body)])) as client:
-        with pytest.raises(RspamdMisconfigured, match="SPF_ALLOW"):
-            await client.check_bayes(MESSAGE, user=USER)
+        with pytest.raises(RspamdMisconfigured, match="RULE_0"):
+            await client.check_bayes(b"x", user="ann")
+
+
+async def test_symbols_of_rspamds_core_do_not_spoil_a_bayes_check() -> None:
+    """A plus-address brings TAGGED_RCPT along, whatever the settings say."""
+    body = (
+        b'{"score":1,"symbols":{"BAYES_HAM":{"score":-1,"options":["90.00%"]},'
+        b'"TAGGED_RCPT":{"score":0}}}'
+    )
+    async with client_of(FakeRspamd([scan_answer(body)])) as client:
+        opinion = await client.check_bayes(b"x", user="ann")
+    assert opinion is not None
+    assert opinion.score == -1
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import random
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 
 from mailhooks.config import LearningSettings
 from mailhooks.daemon.samples import Samples, settled_lesson
-from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
+from mailhooks.errors import LedgerError, RspamdMisconfigured, RspamdUnavailable, SpoolError
+from mailhooks.ledger import Ledger, Outcome, SqliteLedger
 from mailhooks.lesson import Lesson
-from mailhooks.rspamd import LearnResult, LearnStatus
+from mailhooks.rspamd import LearnResult, LearnStatus, RspamdClient
 from mailhooks.spool import Entry, Label, Spool
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class FakeRspamd:
         self.learned: list[tuple[str, Lesson, bytes]] = []
         self.bulk: list[bool] = []
         self.failures: list[Exception] = []
+        self.answer = LearnResult(LearnStatus.LEARNED, "", 200)
+        self.poison = b""
+        self.poisoned = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.at_once = 0
@@ -71,11 +76,14 @@ class FakeRspamd:
             await self.gate.wait()
             if self.failures:
                 raise self.failures.pop(0)
+            if self.poison and message == self.poison:
+                self.poisoned += 1
+                raise MemoryError
         finally:
             self.at_once -= 1
         self.learned.append((user, lesson, message))
         self.bulk.append(bulk)
-        return LearnResult(LearnStatus.LEARNED, "", 200)
+        return self.answer
 
 
 class Clock:
@@ -92,7 +100,9 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-SETTINGS = LearningSettings(settle_s=0.0, retry_first_s=0.001, retry_cap_s=0.002, connections=2)
+SETTINGS = LearningSettings(
+    settle_s=0.0, retry_first_s=0.001, retry_cap_s=0.002, connections=2, rescan_s=0.005
+)
 
 
 @pytest.fixture
@@ -106,11 +116,20 @@ async def running(
     rspamd: FakeRspamd,
     settings: LearningSettings = SETTINGS,
     clock: Callable[[], float] | None = None,
+    open_ledger: Callable[[], Ledger] | None = None,
 ) -> AsyncIterator[Samples]:
-    spool = Spool(folder)
     extra = {"clock": clock} if clock else {}
-    samples = Samples(spool, rspamd, settings, rng=random.Random(1), **extra)  # type: ignore[arg-type]
-    await samples.load()
+    spool = Spool(folder)
+    with contextlib.suppress(SpoolError):
+        spool.prepare()
+    samples = Samples(
+        spool,
+        open_ledger or (lambda: SqliteLedger(folder / "ledger")),
+        cast("RspamdClient", rspamd),
+        settings,
+        rng=random.Random(1),
+        **extra,
+    )
     worker = asyncio.create_task(samples.run())
     try:
         yield samples
@@ -149,7 +168,7 @@ async def test_samples_of_an_earlier_run_are_learned(tmp_path: Path, rspamd: Fak
     spool.prepare()
     spool.put(Label(user="ann", lesson=HAM, digest="d", origin="move", received=0.0), b"old")
     async with running(tmp_path, rspamd) as samples:
-        await until(lambda: samples.waiting == 0)
+        await until(lambda: bool(rspamd.learned) and samples.waiting == 0)
     assert rspamd.learned == [("ann", HAM, b"old")]
 
 
@@ -168,7 +187,7 @@ async def test_a_temporary_failure_is_retried_until_it_works(
 async def test_nothing_is_learned_before_it_has_settled(tmp_path: Path, rspamd: FakeRspamd) -> None:
     """A move and its undo within the settle time cause no request at all."""
     clock = Clock()
-    settings = LearningSettings(settle_s=30.0)
+    settings = msgspec.structs.replace(SETTINGS, settle_s=30.0)
     async with running(tmp_path, rspamd, settings, clock) as samples:
         await samples.take("ann", SPAM, "d1", "move", b"one")
         await samples.take("ann", HAM, "d1", "move", b"one")
@@ -205,3 +224,113 @@ async def test_a_move_during_a_learn_is_learned_afterwards(
         rspamd.gate.set()
         await until(lambda: samples.waiting == 0)
     assert [lesson for _, lesson, _ in rspamd.learned] == [SPAM, HAM]
+
+
+async def test_a_lesson_the_statistics_hold_is_not_learned_again(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """The ledger knows; the opposite lesson is learned, and the first one then again."""
+    async with running(tmp_path, rspamd) as samples:
+        for lesson in (SPAM, SPAM, HAM, SPAM):
+            await samples.take("ann", lesson, "d1", "move", b"one")
+            await until(lambda: samples.waiting == 0)
+    assert [lesson for _, lesson, _ in rspamd.learned] == [SPAM, HAM, SPAM]
+
+
+async def test_a_final_refusal_is_noted_and_ends_the_sample(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """What Rspamd never will learn does not stay in the queue."""
+    rspamd.answer = LearnResult(LearnStatus.TOO_FEW_TOKENS, "too few", 204)
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    ledger = SqliteLedger(tmp_path / "ledger")
+    taught = ledger.taught("ann", "d1")
+    ledger.close()
+    assert taught is not None
+    assert (taught.held, taught.last.outcome) == (None, Outcome.REFUSED)
+    assert taught.last.detail == "too-few-tokens"
+
+
+async def test_a_sample_that_kills_the_worker_three_times_is_set_aside(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """It comes last and alone, and after three deaths no more; the others are learned."""
+    rspamd.poison = b"poison"
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"poison")
+        await samples.take("ann", SPAM, "d2", "move", b"good")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"good")]
+    assert rspamd.poisoned == 3
+    (bad,) = (tmp_path / "bad").iterdir()
+    assert b"under way when 3 processes died" in bad.read_bytes()
+
+
+async def test_outages_never_set_a_sample_aside(tmp_path: Path, rspamd: FakeRspamd) -> None:
+    """However often Rspamd is down, the sample is learned in the end."""
+    rspamd.failures = [RspamdUnavailable("down") for _ in range(20)]
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"one")]
+
+
+async def test_samples_put_there_by_another_process_are_noticed(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """An administrator's retry needs no restart."""
+    async with running(tmp_path, rspamd):
+        label = Label(user="ann", lesson=SPAM, digest="d", origin="move", received=0.0)
+        Spool(tmp_path).put(label, b"one")
+        await until(lambda: rspamd.learned == [("ann", SPAM, b"one")])
+
+
+async def test_a_ledger_that_cannot_be_opened_delays_learning_and_no_more(
+    tmp_path: Path, rspamd: FakeRspamd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Samples are taken meanwhile, the trouble is said once, and then all is learned."""
+    failures = 5
+
+    def open_ledger() -> Ledger:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise LedgerError("ledger is locked away")
+        return SqliteLedger(tmp_path / "ledger")
+
+    async with running(tmp_path, rspamd, open_ledger=open_ledger) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: rspamd.learned == [("ann", SPAM, b"one")])
+    assert caplog.text.count("ledger is locked away") == 1
+
+
+async def test_a_missing_spool_is_said_and_refused_and_used_again_when_it_is_back(
+    tmp_path: Path, rspamd: FakeRspamd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A volume that is not mounted costs learning, and only for as long as it is away."""
+    spool = tmp_path / "spool"
+    spool.write_bytes(b"a file in its place")
+    async with running(
+        spool, rspamd, open_ledger=lambda: SqliteLedger(tmp_path / "ledger")
+    ) as samples:
+        await until(lambda: "cannot be prepared" in caplog.text)
+        with pytest.raises(SpoolError):
+            await samples.take("ann", SPAM, "d1", "move", b"one")
+        spool.unlink()
+        await until((spool / "new").is_dir)
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: rspamd.learned == [("ann", SPAM, b"one")])
+
+
+async def test_a_call_that_comes_late_does_not_overrule_a_later_lesson(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """What waited in the drop folder counts from when the user did it."""
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", HAM, "d1", "move", b"one", received=2000.0)
+        await until(lambda: samples.waiting == 0)
+        await samples.take("ann", SPAM, "d1", "move", b"one", received=1000.0)
+        await until(lambda: samples.waiting == 0)
+    assert [lesson for _, lesson, _ in rspamd.learned] == [HAM]

@@ -9,7 +9,7 @@ import pytest
 
 from mailhooks.errors import SpoolError
 from mailhooks.lesson import Lesson
-from mailhooks.spool import Entry, Label, Spool
+from mailhooks.spool import Label, Spool
 
 MESSAGE = b"Subject: x\r\n\r\n\x00\xff\n\nbody\n\n"
 
@@ -66,10 +66,14 @@ def test_private_mail_is_readable_by_nobody_else(spool: Spool) -> None:
 
 
 def test_half_written_files_of_a_crash_are_dropped(spool: Spool) -> None:
-    """They were never promised to anybody."""
-    (spool.folder / "tmp" / "half").write_bytes(b"{")
-    spool.prepare()
-    assert list((spool.folder / "tmp").iterdir()) == []
+    """They were never promised to anybody; one that is being written is left alone."""
+    half = spool.folder / "tmp" / "half"
+    half.write_bytes(b"{")
+    spool.clean()
+    assert half.exists()
+    os.utime(half, (1.0, 1.0))
+    spool.clean()
+    assert not half.exists()
 
 
 def test_a_file_that_is_no_sample_is_set_aside(spool: Spool) -> None:
@@ -120,14 +124,27 @@ def test_file_and_folder_are_synced_before_put_returns(
     assert synced == ["tmp", "new"]
 
 
+def test_a_sample_that_somebody_took_away_is_none(spool: Spool) -> None:
+    """An administrator may drop a sample while it waits."""
+    entry = spool.put(label(), MESSAGE)
+    (spool.folder / "new" / entry.name).unlink()
+    assert spool.message(entry) is None
+    spool.set_aside(entry, "too late")
+    assert list((spool.folder / "bad").iterdir()) == []
+
+
+def test_known_samples_are_not_read_again(spool: Spool) -> None:
+    """Looking for new ones costs nothing for those that wait."""
+    first, second = spool.put(label(), b""), spool.put(label(), b"")
+    assert list(spool.entries({first.name})) == [second]
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """Every operation on a spool that is not there says which and why."""
     gone = Spool(tmp_path / "gone")
     for operation in (
         lambda: gone.put(label(), MESSAGE),
         lambda: list(gone.entries()),
-        lambda: gone.message(Entry("x", label())),
-        lambda: gone.set_aside(Entry("x", label()), "why"),
     ):
         with pytest.raises(SpoolError, match=r"gone.*No such file"):
             operation()

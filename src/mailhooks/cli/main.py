@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mailhooks import __version__
-from mailhooks.cli import lab, services
+from mailhooks.cli import account, completion, lab, queue, services, teach, users
 from mailhooks.config import DEFAULT_PATH
 from mailhooks.errors import MailhooksError
 
@@ -57,3 +57,10 @@ main.add_command(services.serve)
 main.add_command(services.milter)
 main.add_command(services.check_config)
 main.add_command(lab.lab)
+main.add_command(teach.learn)
+main.add_command(account.retrain)
+main.add_command(account.reconcile)
+main.add_command(queue.queue)
+main.add_command(users.stats)
+main.add_command(users.forget)
+main.add_command(completion.completion)

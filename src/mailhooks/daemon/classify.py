@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import RspamdError, SpoolError
 from mailhooks.lesson import Lesson
-from mailhooks.message import content_digest, identity, read_header
+from mailhooks.message import content_digest, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, Verdict, decide
-from mailhooks.score import MilterScore, NoScore, verify
+from mailhooks.score import MilterScore, NoScore, received_ids, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,9 @@ class Classifier:
         self._clock = clock
 
     async def answer(self, call: ScriptCall) -> bytes:
-        """The verdict for Sieve: ``inbox`` or ``junk``, a space, the text of X-Spam-Status.
+        """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
+
+        The folder is ``inbox`` or ``junk``, the score ``verified`` or ``none``.
 
         Raises:
             ProtocolError: the caller may not speak for the user it names.
@@ -76,27 +78,31 @@ class Classifier:
         loop = asyncio.get_running_loop()
         deadline = call.accepted_at_s + self._deadline_s
         user = user_of(call.env, call.peer.uid, self._mail_uids)
-        milter, message_id = self._carried(call)
+        milter, queue_id = self._carried(call)
         reserve_s = self._deadline_s * OWN_SHARE
         bayes = await self._bayes(call.message, user, deadline - reserve_s - loop.time())
         verdict = decide(milter, bayes, self._policy.threshold)
         if verdict.folder is Folder.INBOX and self._learning.learn_on_delivery == "all":
             await self._teach_ham(call.message, user, deadline - loop.time())
-        self._log(user, message_id, verdict)
-        return f"{verdict.folder.value} {verdict.status()}".encode("ascii")
+        self._log(user, queue_id, verdict)
+        score = "none" if isinstance(milter, NoScore) else "verified"
+        return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
 
     def _carried(self, call: ScriptCall) -> tuple[MilterScore | NoScore, str]:
+        """The carried score, and Postfix's queue id for the log."""
         header = read_header(call.message)
+        sender = normal_address(call.env.get("SENDER", ""))
         milter = verify(
             header,
-            identity(header, call.env.get("SENDER", "")),
+            sender if self._score.bind_sender else None,
             self._keys,
             now=self._clock(),
             max_age_s=self._score.max_age_s,
             received_depth=self._score.received_depth,
         )
-        queue_id = milter.queue_id if isinstance(milter, MilterScore) else "-"
-        return milter, queue_id
+        # Dovecot's own id is on top; the last of ours is the MX's.
+        ids = received_ids(header, self._score.received_depth)
+        return milter, ids[-1] if ids else "-"
 
     async def _bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
         try:

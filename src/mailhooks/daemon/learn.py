@@ -1,74 +1,146 @@
-"""Learning: a message a user moved comes in, is put on disk, and is answered for at once."""
+"""Learning: what a user did with a message comes in, is put on disk, and is answered for at once.
+
+The arguments, all ``name=value`` with a value, are what ``sieve/learn.sieve`` sends:
+
+- ``cause=COPY from=MAILBOX to=MAILBOX``: copied or moved.
+- ``cause=APPEND to=MAILBOX``: stored there by a client.
+- ``cause=FLAG to=MAILBOX junk=CHANGE notjunk=CHANGE``: keywords changed, each
+  ``set``, ``cleared`` or the ``same``.
+
+A message that teaches nothing is answered like any other, and nothing of it is kept.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import ProtocolError
-from mailhooks.lesson import MailboxRoles, Moved, lesson_of
+from mailhooks.lesson import Appended, Change, Event, Flagged, Moved, lesson_of
 from mailhooks.message import content_digest
 
 if TYPE_CHECKING:
+    from mailhooks.config import MailboxSettings
     from mailhooks.daemon.samples import Samples
     from mailhooks.dovecot import ScriptCall
 
 log = logging.getLogger("mailhooks.learn")
 
+ARGUMENTS: Final = {
+    "COPY": ("cause", "from", "to"),
+    "APPEND": ("cause", "to"),
+    "FLAG": ("cause", "to", "junk", "notjunk"),
+}
+"""The arguments of each cause."""
+ORIGINS: Final[dict[type[Event], str]] = {Moved: "move", Appended: "append", Flagged: "keyword"}
+CHANGES: Final = {change.value: change for change in Change}
 
-ARGUMENTS = ("cause", "from", "to")
 
-
-def arguments(args: tuple[str, ...]) -> dict[str, str]:
-    """The call's arguments ``name=value`` by name.
+def event_of(args: tuple[str, ...]) -> Event:
+    """What the arguments of a call say has happened.
 
     Raises:
-        ProtocolError: one is missing, unknown or has no name.
+        ProtocolError: one is missing, empty, unknown, given twice or wrong.
     """
+    named = _named(args)
+    if "cause" not in named:
+        raise ProtocolError("argument cause is missing")
+    cause = named["cause"].upper()
+    if cause not in ARGUMENTS:
+        raise ProtocolError(f"argument cause: {named['cause']!r} is not {_one_of(ARGUMENTS)}")
+    for name in ARGUMENTS[cause]:
+        if name not in named:
+            raise ProtocolError(f"argument {name} is missing, cause={cause} needs it")
+    for name in named:
+        if name not in ARGUMENTS[cause]:
+            raise ProtocolError(f"argument {name} is unknown with cause={cause}")
+    if cause == "COPY":
+        return Moved(named["from"], named["to"])
+    if cause == "APPEND":
+        return Appended(named["to"])
+    return Flagged(named["to"], _change("junk", named), _change("notjunk", named))
+
+
+def _named(args: tuple[str, ...]) -> dict[str, str]:
     named: dict[str, str] = {}
     for arg in args:
         name, equals, value = arg.partition("=")
-        if not equals or name not in ARGUMENTS:
-            raise ProtocolError(f"argument {arg!r}: expected {'=, '.join(ARGUMENTS)}=")
+        if not equals:
+            raise ProtocolError(f"argument {arg!r}: expected name=value")
+        if name in named:
+            raise ProtocolError(f"argument {name} is given twice")
+        if not value:
+            raise ProtocolError(f"argument {name} is empty")
         named[name] = value
-    for name in ARGUMENTS:
-        if not named.get(name):
-            raise ProtocolError(f"argument {name} is missing or empty")
     return named
 
 
+def _change(name: str, named: dict[str, str]) -> Change:
+    if named[name] not in CHANGES:
+        raise ProtocolError(f"argument {name}: {named[name]!r} is not {_one_of(CHANGES)}")
+    return CHANGES[named[name]]
+
+
+def _one_of(known: dict[str, tuple[str, ...]] | dict[str, Change]) -> str:
+    return " or ".join(known)
+
+
 class Learner:
-    """Answers ``mailhooks-learn``; the arguments are ``cause=``, ``from=`` and ``to=``.
+    """Answers ``mailhooks-learn``.
 
     Args:
         samples: where samples go.
-        roles: which mailboxes are Junk and Trash.
+        mailboxes: which mailboxes are Junk and so on, and whose statistics
+            learn from a shared one.
         mail_uids: uids that may speak for any user.
     """
 
-    def __init__(self, samples: Samples, roles: MailboxRoles, mail_uids: frozenset[int]) -> None:
+    def __init__(
+        self, samples: Samples, mailboxes: MailboxSettings, mail_uids: frozenset[int]
+    ) -> None:
         self._samples = samples
-        self._roles = roles
+        self._roles = mailboxes.roles()
+        self._owners_learn = mailboxes.shared == "owner"
         self._mail_uids = mail_uids
 
-    async def answer(self, call: ScriptCall) -> bytes:
+    async def answer(self, call: ScriptCall, made: float | None = None) -> bytes:
         """Nothing; once it returns, the sample survives a power cut.
+
+        Args:
+            call: what the user did, and the message.
+            made: when, in seconds since the epoch; None for now.
 
         Raises:
             ProtocolError: wrong arguments, or the caller may not speak for the user it names.
             SpoolError: the sample is not on disk.
         """
-        user = user_of(call.env, call.peer.uid, self._mail_uids)
-        event = arguments(call.args)
-        if event["cause"].upper() != "COPY":
-            raise ProtocolError(f"argument cause: unknown cause {event['cause']!r}")
-        source, destination = event["from"], event["to"]
-        lesson = lesson_of(Moved(source, destination), self._roles)
+        actor = user_of(call.env, call.peer.uid, self._mail_uids)
+        event = event_of(call.args)
+        lesson, origin = lesson_of(event, self._roles), ORIGINS[type(event)]
         if lesson is None:
-            log.debug("user=%s: %s -> %s teaches nothing", user, source, destination)
+            log.debug("user=%s: this %s teaches nothing", actor, origin)
             return b""
+        user = self._learning_user(event, actor, call.peer.uid)
         digest = content_digest(call.message)
-        await self._samples.take(user, lesson, digest, "move", call.message)
-        log.info("user=%s: %s sample %.12s taken", user, lesson.value, digest)
+        await self._samples.take(user, lesson, digest, origin, call.message, received=made)
+        by = "" if user == actor else f" by {actor}"
+        log.info("user=%s: sample %.12s taken: %s, %s%s", user, digest, lesson.value, origin, by)
         return b""
+
+    def _learning_user(self, event: Event, actor: str, uid: int) -> str:
+        """Whose statistics learn from an event.
+
+        The owner is that of the mailbox in which the message now lies: Dovecot
+        let the acting user write there, so the owner has given them that right
+        (ACL ``i``, ``p`` or ``w``). Reading somebody's Junk gives no such right,
+        and a message taken out of it to another user's mailbox is a lesson for
+        that one. Only a process that may name any user is believed at all: any
+        other could name a mailbox without asking Dovecot.
+        """
+        if not self._owners_learn or (uid != 0 and uid not in self._mail_uids):
+            return actor
+        owner = self._roles.owner(event.mailbox, actor)
+        if owner is None:
+            return actor
+        return user_of({"USER": owner}, uid, self._mail_uids)

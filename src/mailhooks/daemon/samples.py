@@ -2,30 +2,52 @@
 
 Samples of one user and one message form a group. A group is due when its last
 sample has settled; then its last lesson is learned, once. A user's move that
-another move took back within that time teaches nothing.
+another move took back within that time teaches nothing, and neither does a
+lesson the ledger says the statistics hold already.
+
+The spool is the truth: it is looked through at the start and again and again,
+so that samples that another process put there or took away are noticed, and a
+spool that was missing is found again. A ledger that cannot be opened delays
+learning and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable, SpoolError
+from mailhooks.daemon.schedule import Schedule
+from mailhooks.errors import (
+    LedgerError,
+    RspamdError,
+    RspamdMisconfigured,
+    RspamdUnavailable,
+    SpoolError,
+)
+from mailhooks.ledger import Answer, Outcome
 from mailhooks.lesson import Lesson
 from mailhooks.retry import delay_s
+from mailhooks.rspamd import LearnStatus
 from mailhooks.spool import Entry, Label, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import LearningSettings
-    from mailhooks.rspamd import RspamdClient
+    from mailhooks.ledger import Ledger
+    from mailhooks.rspamd import LearnResult, RspamdClient
 
 log = logging.getLogger("mailhooks.learn")
+
+MAX_CRASHES = 3
+"""A sample under way when that many processes died is set aside."""
+
+PRUNE_EVERY_S = 86400.0
 
 Key = tuple[str, str]
 
@@ -33,7 +55,7 @@ Key = tuple[str, str]
 def settled_lesson(entries: list[Entry]) -> Entry | None:
     """The sample of a group that is to be learned, or None if they cancel out. Pure.
 
-    The last one wins. If it takes the first move back, the message is where it
+    The last one wins. If it takes the first one back, the message is where it
     was before, and there is nothing to learn, unless its delivery was a sample
     too: that one's lesson, ham, then still stands.
 
@@ -41,8 +63,8 @@ def settled_lesson(entries: list[Entry]) -> Entry | None:
         entries: one user's samples of one message, oldest first, not empty.
     """
     last = entries[-1]
-    moves = [entry for entry in entries if entry.label.origin == "move"]
-    if not moves or moves[0].label.lesson is last.label.lesson:
+    by_user = [entry for entry in entries if entry.label.origin != "delivery"]
+    if not by_user or by_user[0].label.lesson is last.label.lesson:
         return last
     delivered = [entry for entry in entries if entry.label.origin == "delivery"]
     return delivered[-1] if delivered else None
@@ -51,7 +73,6 @@ def settled_lesson(entries: list[Entry]) -> Entry | None:
 @dataclass(slots=True)
 class _Group:
     entries: list[Entry] = field(default_factory=list)
-    due: float = 0.0
     failures: int = 0
 
 
@@ -60,6 +81,7 @@ class Samples:
 
     Args:
         spool: durable storage.
+        open_ledger: opens the ledger; called again while it fails.
         rspamd: learns.
         settings: settle time, retries, connections.
         clock: seconds since the epoch.
@@ -69,6 +91,7 @@ class Samples:
     def __init__(
         self,
         spool: Spool,
+        open_ledger: Callable[[], Ledger],
         rspamd: RspamdClient,
         settings: LearningSettings,
         *,
@@ -76,132 +99,270 @@ class Samples:
         rng: random.Random | None = None,
     ) -> None:
         self._spool = spool
+        self._open_ledger = open_ledger
         self._rspamd = rspamd
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._groups: dict[Key, _Group] = {}
+        self._known: set[str] = set()
+        self._schedule: Schedule[Key] = Schedule()
+        self._suspects: Schedule[Key] = Schedule()
+        self._crashes: dict[str, int] = {}
         self._busy: set[Key] = set()
         self._changed = asyncio.Event()
-
-    async def load(self) -> int:
-        """Prepare the spool and find what an earlier run left in it; returns how many.
-
-        Raises:
-            SpoolError: the spool cannot be used.
-        """
-
-        def read() -> list[Entry]:
-            self._spool.prepare()
-            return list(self._spool.entries())
-
-        entries = await asyncio.to_thread(read)
-        for entry in entries:
-            self._add(entry)
-        return len(entries)
+        self._ledger: Ledger | None = None
+        self._complaint = ""
 
     async def take(
-        self, user: str, lesson: Lesson, digest: str, origin: str, message: bytes
+        self,
+        user: str,
+        lesson: Lesson,
+        digest: str,
+        origin: str,
+        message: bytes,
+        *,
+        received: float | None = None,
     ) -> None:
         """Make a sample durable and let the worker know.
+
+        Args:
+            user: whose statistics learn.
+            lesson: what the message is to them.
+            digest: of the message's content.
+            origin: what made the sample.
+            message: all of it.
+            received: when the user acted, in seconds since the epoch; None for now.
 
         Raises:
             SpoolError: it is not durable, and the caller still owns it.
         """
         label = Label(
-            user=user, lesson=lesson, digest=digest, origin=origin, received=self._clock()
+            user=user,
+            lesson=lesson,
+            digest=digest,
+            origin=origin,
+            received=self._clock() if received is None else received,
         )
         self._add(await asyncio.to_thread(self._spool.put, label, message))
 
     @property
     def waiting(self) -> int:
-        """Samples not yet learned."""
-        return sum(len(group.entries) for group in self._groups.values())
+        """Samples not yet learned, as far as they have been noticed."""
+        return len(self._known)
 
     async def run(self) -> None:
         """Learn for ever; cancel to stop. Samples that are not finished stay in the spool."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                self._changed.clear()
-                wait_s = self._start_due(tasks)
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_house())
+                while True:
+                    self._changed.clear()
+                    wait_s = self._start_due(tasks)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self._changed.wait()
+        finally:
+            if self._ledger is not None:
+                self._ledger.close()
+
+    async def _keep_house(self) -> None:
+        """Open what is not open, look through the spool, prune the ledger; for ever."""
+        pruned = -PRUNE_EVERY_S
+        while True:
+            try:
+                await self._look_through()
+                if self._ledger is not None and self._clock() - pruned >= PRUNE_EVERY_S:
+                    pruned = self._clock()
+                    before = pruned - self._settings.keep_days * 86400
+                    await asyncio.to_thread(self._ledger.prune, before)
+                self._complaint = ""
+            except (SpoolError, LedgerError) as error:
+                # Said once for each trouble, not every few seconds.
+                if str(error) != self._complaint:
+                    self._complaint = str(error)
+                    log.error("nothing is learned, samples are kept: %s", error)
+            await asyncio.sleep(self._settings.rescan_s)
+
+    async def _look_through(self) -> None:
+        """Notice what is in the spool; at first also what was under way in a crash."""
+
+        def read() -> list[Entry]:
+            self._spool.prepare()
+            self._spool.clean()
+            return list(self._spool.entries(self._known))
+
+        if self._ledger is None:
+            ledger = await asyncio.to_thread(self._open_ledger)
+            self._crashes = await asyncio.to_thread(ledger.attempts)
+            self._ledger = ledger
+            self._changed.set()
+        for entry in await asyncio.to_thread(read):
+            self._add(entry)
 
     def _add(self, entry: Entry) -> None:
-        group = self._groups.setdefault((entry.label.user, entry.label.digest), _Group())
+        if entry.name in self._known:
+            return
+        self._known.add(entry.name)
+        key = (entry.label.user, entry.label.digest)
+        group = self._groups.setdefault(key, _Group())
         group.entries.append(entry)
-        group.entries.sort(key=lambda each: each.name)
-        group.due = max(group.due, entry.label.received + self._settings.settle_s)
+        # By when the user acted: a call out of the drop folder comes late.
+        group.entries.sort(key=lambda each: (each.label.received, each.name))
         group.failures = 0
+        if key not in self._busy:
+            received = max(each.label.received for each in group.entries)
+            self._put(key, received + self._settings.settle_s)
         self._changed.set()
+
+    def _put(self, key: Key, due: float) -> None:
+        suspect = any(entry.name in self._crashes for entry in self._groups[key].entries)
+        (self._suspects if suspect else self._schedule).put(key, key[0], due)
 
     def _start_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Start what is due, as far as connections allow.
 
-        Users take turns: of the due groups, one of the user with the fewest
-        learns under way comes first. Returns seconds until the next group is
-        due, None if nothing is waiting for time alone.
-        """
-        now = self._clock()
-        due = [k for k, group in self._groups.items() if k not in self._busy and group.due <= now]
-        due.sort(key=lambda key: self._groups[key].entries[0].name)
-        while due and len(self._busy) < self._settings.connections:
-            at_work = [user for user, _ in self._busy]
-            key = min(due, key=lambda each: at_work.count(each[0]))
-            due.remove(key)
-            self._busy.add(key)
-            tasks.create_task(self._learn_group(key))
-        later = [
-            g.due - now for k, g in self._groups.items() if k not in self._busy and g.due > now
-        ]
-        return max(0.0, min(later)) if later else None
+        What was under way when a process died comes last and alone, so that
+        no other sample is blamed if it kills this one too.
 
-    async def _learn_group(self, key: Key) -> None:
-        """Learn one group; nothing that goes wrong here stops the worker or loses a sample."""
+        Returns:
+            Seconds until there is more to do; None if something else must happen first.
+        """
+        if self._ledger is None:
+            return None
+        now = self._clock()
+        alone = any(self._is_suspect(key) for key in self._busy)
+        while not alone and len(self._busy) < self._settings.connections:
+            key = self._schedule.pop(now)
+            if key is None:
+                break
+            self._start(tasks, key)
+        if self._busy:
+            return self._schedule.wait_s(now) or None
+        if (key := self._suspects.pop(now)) is not None:
+            self._start(tasks, key)
+            return None
+        waits = [w for s in (self._schedule, self._suspects) if (w := s.wait_s(now)) is not None]
+        return min(waits) if waits else None
+
+    def _start(self, tasks: asyncio.TaskGroup, key: Key) -> None:
+        self._busy.add(key)
+        tasks.create_task(self._finish(key))
+
+    def _is_suspect(self, key: Key) -> bool:
+        group = self._groups.get(key)
+        return group is not None and any(e.name in self._crashes for e in group.entries)
+
+    async def _finish(self, key: Key) -> None:
+        """Finish one group; nothing that goes wrong here stops the worker or loses a sample."""
         group = self._groups[key]
         entries = list(group.entries)
+        wait_s = 0.0
         try:
-            await self._learn(key[0], entries)
+            await self._learn(entries)
         except RspamdMisconfigured as error:
-            self._postpone(key, logging.ERROR, f"kept until Rspamd's settings are right: {error}")
-        except (RspamdUnavailable, SpoolError) as error:
-            self._postpone(key, logging.WARNING, f"kept: {error}")
+            wait_s = self._postpone(key, logging.ERROR, f"kept until settings change: {error}")
+        except (RspamdUnavailable, SpoolError, LedgerError) as error:
+            wait_s = self._postpone(key, logging.WARNING, f"kept: {error}")
         except Exception:
+            # Its attempt is not ended: to the ledger it counts like a death.
             log.exception("user=%s: sample %.12s: unexpected failure", *key)
-            self._postpone(key, logging.ERROR, "kept: unexpected failure")
+            wait_s = self._postpone(key, logging.ERROR, "kept: unexpected failure")
+            self._crashes |= {entry.name: 1 for entry in entries}
         else:
-            group.entries = [entry for entry in group.entries if entry not in entries]
-            if not group.entries:
-                del self._groups[key]
+            self._forget(key, entries)
         finally:
             self._busy.discard(key)
+            if key in self._groups:
+                newest = max(entry.label.received for entry in group.entries)
+                due = max(self._clock() + wait_s, newest + self._settings.settle_s)
+                self._put(key, due)
             self._changed.set()
 
-    async def _learn(self, user: str, entries: list[Entry]) -> None:
+    def _forget(self, key: Key, entries: list[Entry]) -> None:
+        group = self._groups[key]
+        for entry in entries:
+            group.entries.remove(entry)
+            self._known.discard(entry.name)
+            self._crashes.pop(entry.name, None)
+        if not group.entries:
+            del self._groups[key]
+
+    async def _learn(self, entries: list[Entry]) -> None:
         chosen = settled_lesson(entries)
         if chosen is None:
-            log.info("user=%s: sample %.12s: taken back", user, entries[-1].label.digest)
+            log.info("user=%s: sample %.12s: taken back", *_key(entries[-1]))
         else:
-            message = await asyncio.to_thread(self._spool.message, chosen)
-            lesson = chosen.label.lesson
-            learn = self._rspamd.learn_spam if lesson is Lesson.SPAM else self._rspamd.learn_ham
-            # A user's own word counts even where the statistics already agree by
-            # 95 %; a mere delivery adds nothing there, and Rspamd may refuse it.
-            result = await learn(message, user=user, bulk=chosen.label.origin != "delivery")
-            log.info(
-                "user=%s: sample %.12s as %s: %s",
-                user,
-                chosen.label.digest,
-                lesson.value,
-                result.status.value,
-            )
-        for entry in entries:
-            await asyncio.to_thread(self._spool.remove, entry)
+            message = await asyncio.to_thread(self._begin, chosen)
+            if message is not None:
+                try:
+                    result = await self._ask(chosen.label, message)
+                except RspamdError:
+                    await asyncio.to_thread(self._opened().end_attempt, chosen.name)
+                    raise
+                await asyncio.to_thread(self._record, chosen, result)
+        await asyncio.to_thread(self._remove, entries)
 
-    def _postpone(self, key: Key, level: int, reason: str) -> None:
+    async def _ask(self, label: Label, message: bytes) -> LearnResult:
+        learn = self._rspamd.learn_spam if label.lesson is Lesson.SPAM else self._rspamd.learn_ham
+        # A user's own word counts even where the statistics already agree by
+        # 95 %; a mere delivery adds nothing there, and Rspamd may refuse it.
+        return await learn(message, user=label.user, bulk=label.origin != "delivery")
+
+    def _begin(self, entry: Entry) -> bytes | None:
+        """The message to be learned; None if nothing is to be learned after all."""
+        ledger, label = self._opened(), entry.label
+        taught = ledger.taught(label.user, label.digest)
+        if taught is not None and taught.held is label.lesson:
+            log.info("user=%s: sample %.12s: is %s already", *_key(entry), label.lesson.value)
+            return None
+        if taught is not None and taught.last.time > label.received:
+            log.info("user=%s: sample %.12s: overtaken by a later one", *_key(entry))
+            return None
+        message = self._spool.message(entry)
+        if message is None:
+            log.info("user=%s: sample %.12s: dropped by somebody", *_key(entry))
+            return None
+        # This start is noted before, so after three deaths it is the fourth.
+        if ledger.begin_attempt(entry.name) > MAX_CRASHES:
+            self._spool.set_aside(entry, f"under way when {MAX_CRASHES} processes died")
+            ledger.end_attempt(entry.name)
+            log.error("user=%s: sample %.12s: set aside, it kills the worker", *_key(entry))
+            return None
+        return message
+
+    def _record(self, entry: Entry, result: LearnResult) -> None:
+        ledger, label = self._opened(), entry.label
+        ledger.record(
+            Answer(
+                user=label.user,
+                digest=label.digest,
+                lesson=label.lesson,
+                outcome=outcome_of(result),
+                origin=label.origin,
+                time=label.received,
+                detail="" if result.learned else result.status.value,
+            )
+        )
+        log.info(
+            "user=%s: sample %.12s as %s: %s",
+            *_key(entry),
+            label.lesson.value,
+            result.status.value,
+        )
+
+    def _remove(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._spool.remove(entry)
+            self._opened().end_attempt(entry.name)
+
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            raise LedgerError("the ledger is not open")
+        return self._ledger
+
+    def _postpone(self, key: Key, level: int, reason: str) -> float:
+        """Say why a group has to wait; returns for how long, in seconds."""
         group = self._groups[key]
         group.failures += 1
         wait_s = delay_s(
@@ -210,7 +371,18 @@ class Samples:
             cap_s=self._settings.retry_cap_s,
             rng=self._rng,
         )
-        group.due = self._clock() + wait_s
-        log.log(
-            level, "user=%s: sample %.12s: %s; next try in %.0f s", key[0], key[1], reason, wait_s
-        )
+        log.log(level, "user=%s: sample %.12s: %s; next try in %.1f s", *key, reason, wait_s)
+        return wait_s
+
+
+def outcome_of(result: LearnResult) -> Outcome:
+    """What the ledger notes of Rspamd's answer."""
+    if result.status is LearnStatus.LEARNED:
+        return Outcome.LEARNED
+    if result.status is LearnStatus.ALREADY_LEARNED:
+        return Outcome.ALREADY_LEARNED
+    return Outcome.REFUSED
+
+
+def _key(entry: Entry) -> Key:
+    return entry.label.user, entry.label.digest

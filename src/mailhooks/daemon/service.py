@@ -9,11 +9,12 @@ import signal
 
 from mailhooks.config import Settings, uids_of
 from mailhooks.daemon.classify import Classifier
+from mailhooks.daemon.dropbox import Dropbox
 from mailhooks.daemon.learn import Learner
 from mailhooks.daemon.samples import Samples
 from mailhooks.dovecot import ScriptServer, ServerLimits
 from mailhooks.keys import load_keys
-from mailhooks.lesson import MailboxRoles
+from mailhooks.ledger import SqliteLedger
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
 
@@ -28,7 +29,6 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         ConfigError: the key file is unusable.
-        SpoolError: the spool is unusable.
         MailhooksError: a socket is unusable, or served by another process.
     """
     daemon = settings.daemon
@@ -48,8 +48,12 @@ async def serve(settings: Settings) -> None:
                 max_connections=settings.rspamd.max_connections,
             )
         )
-        samples = Samples(Spool(daemon.spool_dir), rspamd, settings.learning)
-        waiting = await samples.load()
+        samples = Samples(
+            Spool(daemon.spool_dir),
+            lambda: SqliteLedger(settings.learning.ledger_file),
+            rspamd,
+            settings.learning,
+        )
         classifier = Classifier(
             rspamd,
             keys,
@@ -64,15 +68,22 @@ async def serve(settings: Settings) -> None:
         limits = ServerLimits(
             message_bytes=daemon.max_message_bytes, handler_timeout_s=daemon.deadline_s + 0.5
         )
-        learner = Learner(samples, MailboxRoles(), mail_uids)
+        learner = Learner(samples, settings.mailboxes, mail_uids)
         for name, handler in ((CLASSIFY_SOCKET, classifier.answer), (LEARN_SOCKET, learner.answer)):
             server = ScriptServer(daemon.socket_dir / name, handler, limits=limits)
             await server.start()
             stack.push_async_callback(server.stop)
-        worker = asyncio.create_task(samples.run(), name="samples")
-        stack.push_async_callback(_cancel, worker)
-        worker.add_done_callback(lambda _task: stop.set())
-        log.info("serving in %s, %d samples waiting", daemon.socket_dir, waiting)
+        dropbox = Dropbox(
+            daemon.drop_dir,
+            learner.answer,
+            max_message_bytes=daemon.max_message_bytes,
+            every_s=settings.learning.rescan_s,
+        )
+        for work in (samples.run(), dropbox.run()):
+            task = asyncio.create_task(work)
+            stack.push_async_callback(_cancel, task)
+            task.add_done_callback(lambda _task: stop.set())
+        log.info("serving in %s", daemon.socket_dir)
         await stop.wait()
         log.info("stopping, %d samples stay in the spool", samples.waiting)
 

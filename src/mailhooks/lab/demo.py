@@ -7,6 +7,7 @@ it ends in :class:`~mailhooks.errors.LabError`.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,6 @@ from mailhooks.errors import LabError
 from mailhooks.lab.host import ADDRESS, Lab
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.message import read_header
-from mailhooks.rspamd import CheckResult, RspamdClient
 from mailhooks.source import iter_messages
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailhooks.lab.mailbox import StoredMessage
+    from mailhooks.rspamd import CheckResult
 
 FIRST, SECOND = "alice", "bob"
 NUMBER = "X-Demo-Number"
@@ -31,6 +32,10 @@ MIN_LEARNS = 5
 GENERATED = 16
 OWN_LEAST, OWN_MOST = 8, 40
 SPAM = 8
+DELIVERY_FIELDS = re.compile(
+    rb"(?im)^(?:delivered-to|x-original-to|return-path|x-spam[\w-]*|x-spamd-[\w-]*"
+    rb"|x-rspamd-[\w-]*|x-mailhooks-[\w-]*)[ \t]*:.*\n(?:[ \t].*\n)*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,8 @@ def own(path: Path, seed: int) -> Material:
     newsletters: list[bytes] = []
     personal: list[bytes] = []
     for found in iter_messages(path):
-        (newsletters if is_newsletter(found.raw) else personal).append(found.raw)
+        raw = as_first_sent(found.raw)
+        (newsletters if is_newsletter(raw) else personal).append(raw)
     for kind, mail in (("newsletters", newsletters), ("other messages", personal)):
         if len(mail) <= OWN_LEAST:
             raise LabError(
@@ -125,11 +131,33 @@ def own(path: Path, seed: int) -> Material:
                 f"Precedence: bulk) and {len(personal)} other messages; the demo needs more "
                 f"than {OWN_LEAST} {kind}"
             )
-    newsletters = newsletters[-OWN_MOST - 1 :]
-    personal = personal[-OWN_MOST - 1 :]
+    newsletters, personal = _by_source(newsletters), _by_source(personal)
     return Material(
-        newsletters[:-1], personal[:-1], generated(seed).spam, newsletters[-1], personal[-1]
+        newsletters[1:], personal[1:], generated(seed).spam, newsletters[0], personal[0]
     )
+
+
+def as_first_sent(raw: bytes) -> bytes:
+    """A delivered message less what the delivery, and an earlier filter, wrote above it.
+
+    Rspamd would believe an old Delivered-To about whose statistics to use, and
+    count an old spam flag.
+    """
+    return (
+        DELIVERY_FIELDS.sub(b"", raw[: read_header(raw).size_bytes])
+        + raw[read_header(raw).size_bytes :]
+    )
+
+
+def _by_source(messages: Sequence[bytes]) -> list[bytes]:
+    """As many as the demo takes, of the most frequent lists and senders, the newest first."""
+    sources: dict[bytes, list[bytes]] = {}
+    for raw in messages:
+        header = read_header(raw)
+        name = (header.values("list-id") or header.values("from") or [b""])[0]
+        sources.setdefault(name.lower(), []).append(raw)
+    largest_first = sorted(sources.values(), key=len, reverse=True)
+    return [raw for group in largest_first for raw in reversed(group)][: OWN_MOST + 1]
 
 
 def is_newsletter(raw: bytes) -> bool:
@@ -272,9 +300,7 @@ class _Play:
     async def _stock(self) -> list[StockVerdict]:
         """The request Rspamd's milter makes without mailhooks: all recipients, Bayes on."""
         found = []
-        async with RspamdClient(
-            scan_url=self._host.scan_url, learn_url=self._host.learn_url
-        ) as rspamd:
+        async with self._host.rspamd() as rspamd:
             for recipients in ((FIRST, SECOND), (SECOND, FIRST)):
                 result = await rspamd.check(
                     self._material.new_newsletter,

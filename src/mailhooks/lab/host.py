@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mailhooks.config import MailboxSettings
 from mailhooks.errors import LabError
 from mailhooks.keys import KeyRing, format_keys, new_key
 from mailhooks.lab.mailbox import Mailbox
 from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
+from mailhooks.rspamd import RspamdClient
 from mailhooks.setup import copy_sieve, render_tree
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 DOMAIN = "mail.example"
+LONGEST_SOCKET = "run/dovecot/../mailhooks/mailhooks-classify"
+MAX_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, the last one a NUL
 # Mailboxes belong to a number that no account of the machine has.
 MAIL_UID = 64997
 START_S = 60.0
@@ -78,6 +82,8 @@ class Lab:
         settle_s: likewise.
         bayes_in_milter: build the host as people do without mailhooks: per-user
             Bayes in the milter pass.
+        mailboxes: see :class:`mailhooks.config.MailboxSettings`.
+        extra_dovecot: added to the end of Dovecot's configuration.
         hyperscan: let Rspamd compile its patterns; slower to start, faster to scan.
     """
 
@@ -90,6 +96,8 @@ class Lab:
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
         deadline_s: float = 5.0,
+        mailboxes: MailboxSettings | None = None,
+        extra_dovecot: str = "",
         hyperscan: bool = False,
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
@@ -97,9 +105,12 @@ class Lab:
             f"{alias}@{DOMAIN}": f"{name}@{DOMAIN}" for alias, name in (aliases or {}).items()
         }
         self.keys = KeyRing((new_key(),))
+        self.rspamd_password = secrets.token_urlsafe(16)
         self._min_learns = min_learns
         self._learning = {"learn_on_delivery": learn_on_delivery, "settle_s": settle_s}
         self._deadline_s = deadline_s
+        self._mailboxes = mailboxes or MailboxSettings()
+        self._extra_dovecot = extra_dovecot
         self._hyperscan = hyperscan
         self._stack = contextlib.ExitStack()
         self.root = Path()
@@ -127,6 +138,7 @@ class Lab:
                 whatever had started is stopped and removed.
         """
         check_machine()
+        check_folder(Path(tempfile.gettempdir()))
         try:
             self._prepare()
             for server in self.servers.values():
@@ -220,8 +232,15 @@ class Lab:
         return int(spam or 0), int(ham or 0)
 
     def waiting_samples(self) -> int:
-        """Samples in the spool that are not learned yet."""
-        return sum(1 for _ in (self.root / "spool" / "new").iterdir())
+        """Samples in the spool, and calls in the drop folder, that are not learned yet."""
+        folders = (self.root / "spool" / "new", self.root / "drop")
+        return sum(1 for folder in folders if folder.is_dir() for _ in folder.iterdir())
+
+    def rspamd(self) -> RspamdClient:
+        """A client of the lab's Rspamd; use it with ``async with``."""
+        return RspamdClient(
+            scan_url=self.scan_url, learn_url=self.learn_url, password=self.rspamd_password
+        )
 
     def log(self, name: str) -> str:
         """A server's whole log."""
@@ -239,6 +258,8 @@ class Lab:
             ("run/mailhooks", "root", 0o755),
             ("spool", "root", 0o700),
             ("mail", str(MAIL_UID), 0o700),
+            ("hooks", "root", 0o755),
+            ("drop", "root", 0o3733),
             ("redis", "redis", 0o750),
             ("rspamd-data", "_rspamd", 0o750),
             ("queue", "root", 0o755),
@@ -259,9 +280,14 @@ class Lab:
             render_tree(kind, self.root / kind, values)
         (self.root / "keys").write_text(format_keys(self.keys), encoding="utf-8")
         (self.root / "keys").chmod(0o600)
-        (self.root / "rspamd" / "local.d").chmod(0o755)
+        for path in self.root.glob("rspamd/*.d/*"):
+            path.chmod(0o640)  # secrets are among them
+            shutil.chown(path, "root", "_rspamd")
+        (self.root / "mailhooks/mailhooks.toml").chmod(0o600)
         (self.root / "dovecot" / "users").chmod(0o640)
         shutil.chown(self.root / "dovecot" / "users", "root", "dovecot")
+        hook = self.root / "dovecot/mailhooks-drop"
+        hook.rename(self.root / "hooks/mailhooks-drop").chmod(0o755)
         self._write_short_tld_list(self.root / "rspamd" / "tlds.dat")
         for script in copy_sieve(self.root / "sieve"):
             # Compiled here, since the mail user may not write beside them.
@@ -309,7 +335,10 @@ class Lab:
                 "mail_uid": MAIL_UID,
                 "users_file": root / "dovecot/users",
                 "sieve_dir": root / "sieve",
+                "hook_dir": root / "hooks",
+                "drop_dir": root / "drop",
                 "socket_dir": "../mailhooks",
+                "extra": self._extra_dovecot,
             },
             "rspamd": {
                 "scan_address": f"{ADDRESS}:{scan}",
@@ -321,6 +350,7 @@ class Lab:
                 "min_learns": self._min_learns,
                 "workers": 2,
                 "hyperscan": self._hyperscan,
+                "password": self.rspamd_password,
                 "report_key": self.keys.signing.report_secret(),
             },
             "redis": {
@@ -328,10 +358,13 @@ class Lab:
                 "dir": root / "redis",
                 "log": "",
                 "server": f"{ADDRESS}:{self.redis_port}",
+                "url": f"redis://{ADDRESS}:{self.redis_port}/0",
             },
+            "doveadm": {"command": ["doveadm", "-c", str(root / "dovecot/dovecot.conf")]},
             "daemon": {
                 "socket_dir": root / "run/mailhooks",
                 "spool_dir": root / "spool",
+                "drop_dir": root / "drop",
                 "deadline_s": self._deadline_s,
             },
             "milter": {
@@ -340,7 +373,8 @@ class Lab:
             },
             "score": {"key_file": root / "keys"},
             "policy": {"threshold": 6.0},
-            "learning": self._learning,
+            "learning": self._learning | {"ledger_file": root / "ledger.sqlite"},
+            "mailboxes": self._mailboxes,
         }
 
     def _define_servers(self, *, scan: int, learn: int, milter: int) -> None:
@@ -434,6 +468,21 @@ class Lab:
         if done.returncode != 0:
             raise LabError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+
+def check_folder(folder: Path) -> None:
+    """See that a lab can live below a folder.
+
+    Raises:
+        LabError: UNIX sockets below it would have too long a name, or a
+            configuration file could not hold its name.
+    """
+    longest = folder / "mailhooks-lab-12345678" / LONGEST_SOCKET
+    if len(str(longest)) > MAX_SOCKET_PATH or not str(folder).isprintable() or " " in str(folder):
+        raise LabError(
+            f"the temporary folder {folder} has too long a name, or a space in it, for the "
+            "servers' sockets: set TMPDIR=/tmp"
+        )
 
 
 def check_machine() -> None:

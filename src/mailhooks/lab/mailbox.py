@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import imaplib
 import re
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mailhooks.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 POLL_S = 0.02
 _UID = re.compile(rb"UID (\d+)")
@@ -110,21 +111,69 @@ class Mailbox:
         """IMAP COPY of some messages."""
         self._transfer("COPY", uids, source, destination)
 
-    def append(self, folder: str, raw: bytes) -> None:
+    def append(self, folder: str, raw: bytes, *, flags: Sequence[str] = ()) -> None:
         """IMAP APPEND of a message."""
         with self.session() as imap:
-            _data(imap.append(folder, "", "", raw))
+            _data(imap.append(imap_name(folder), f"({' '.join(flags)})", "", raw))
+
+    def create(self, *folders: str) -> None:
+        """IMAP CREATE of mailboxes."""
+        with self.session() as imap:
+            for folder in folders:
+                _data(imap.create(imap_name(folder)))
+
+    def flag(
+        self,
+        uids: list[int],
+        folder: str,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+    ) -> None:
+        """IMAP STORE of flags and keywords, in one session: first those added."""
+        with self.session() as imap:
+            _select(imap, folder)
+            for sign, flags in (("+", add), ("-", remove)):
+                if flags:
+                    self._store(imap, uids, f"{sign}FLAGS", flags)
+
+    def set_flags(self, uids: list[int], folder: str, flags: Sequence[str]) -> None:
+        """IMAP STORE that replaces all flags and keywords."""
+        with self.session() as imap:
+            _select(imap, folder)
+            self._store(imap, uids, "FLAGS", flags)
+
+    def grant(self, folder: str, user: str, rights: str) -> None:
+        """IMAP SETACL (RFC 4314), where the server has it: let another user in."""
+        with self.session() as imap:
+            _data(imap.setacl(imap_name(folder), user, rights))
+
+    def _store(self, imap: imaplib.IMAP4, uids: list[int], how: str, flags: Sequence[str]) -> None:
+        _data(imap.uid("STORE", ",".join(map(str, uids)), how, f"({' '.join(flags)})"))
 
     def _transfer(self, command: str, uids: list[int], source: str, destination: str) -> None:
         if not uids:
             return
         with self.session() as imap:
             _select(imap, source)
-            _data(imap.uid(command, ",".join(map(str, uids)), destination))
+            _data(imap.uid(command, ",".join(map(str, uids)), imap_name(destination)))
+
+
+def imap_name(folder: str) -> str:
+    """A mailbox's name as IMAP wants it: modified UTF-7 (RFC 3501, 5.1.3), quoted."""
+
+    def shifted(match: re.Match[str]) -> str:
+        if match[0] == "&":
+            return "&-"
+        coded = base64.b64encode(match[0].encode("utf-16-be"), b"+,").rstrip(b"=")
+        return f"&{coded.decode('ascii')}-"
+
+    coded = re.sub(r"&|[^ -~]+", shifted, folder)
+    return '"{}"'.format(coded.replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def _select(imap: imaplib.IMAP4, folder: str, *, readonly: bool = False) -> int:
-    return int(_data(imap.select(folder, readonly=readonly))[0])
+    return int(_data(imap.select(imap_name(folder), readonly=readonly))[0])
 
 
 def _data(answer: tuple[str, list[Any]]) -> list[Any]:

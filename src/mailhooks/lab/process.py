@@ -98,6 +98,12 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of the server, such as SIGSTOP."""
+        for pid in _session(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def kill(self) -> None:
         """Kill every process of the server at once, as a crash or the OOM killer would."""
         process = self._process

@@ -152,6 +152,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def attempts(self) -> dict[str, int]:
+        """Samples that were begun and not ended, and how often; asked for when a process starts."""
+        ...
+
     def end_attempt(self, sample: str) -> None:
         """Note that the process outlived a sample, whatever came of it; harmless to repeat."""
         ...

@@ -8,10 +8,11 @@ STRICT, no RETURNING).
 
 from __future__ import annotations
 
+import itertools
+import sqlite3
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
 
 APPLICATION_ID = 0x6D686B6C  # "mhkl"; shown by file(1)
@@ -69,21 +70,19 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
         migrations: all there are, oldest first.
 
     Raises:
-        LedgerError: the file belongs to a newer mailhooks or to another program.
-        sqlite3.Error: a statement failed.
+        sqlite3.Error: a statement failed, or the file belongs to a newer mailhooks or to
+            another program; says which.
     """
-    if _version(connection) == len(migrations):
-        return
     try:
+        # Locked before the version is read, since two processes may come to a new file at once.
         connection.execute("BEGIN IMMEDIATE")
-        # Again under the lock: another process may have come first.
-        for number, migration in enumerate(migrations[_version(connection) :]):
-            # Not executescript(): it would commit what is under way.
-            for statement in migration:
-                connection.execute(statement)
-            if number == 0:
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        version = _version(connection, newest=len(migrations))
+        # Not executescript(): it would commit what is under way.
+        for statement in itertools.chain(*migrations[version:]):
+            connection.execute(statement)
+        if version < len(migrations):
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -91,5 +90,20 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
         raise
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    """How many migrations the file has seen."""
+def _version(connection: sqlite3.Connection, *, newest: int) -> int:
+    """How many migrations the file has seen; a file that is nobody's yet has seen none."""
+    application, version, tables = (
+        int(connection.execute(question).fetchone()[0])
+        for question in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_master",
+        )
+    )
+    if application != APPLICATION_ID and (application or version or tables):
+        raise sqlite3.DatabaseError("is the database of another program")
+    if version > newest:
+        raise sqlite3.DatabaseError(
+            f"was written by a newer mailhooks: it has version {version}, this one knows {newest}"
+        )
+    return version

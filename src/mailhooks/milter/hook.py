@@ -15,8 +15,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import Milter
+import milter
 
-from mailhooks.message import Header, identity
+from mailhooks.errors import MailhooksError
+from mailhooks.message import Header, identity, normal_address
 from mailhooks.score import (
     MAX_FIELD_BYTES,
     REPORT_HEADER,
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mailhooks.milter")
 
-OWN_PREFIX = b"x-mailhooks-"
+STRIPPED = (b"x-mailhooks-", b"x-spam-")
+"""Header names that only mailhooks writes; Rspamd has seen a stranger's by now."""
+
 FOLD_AT = 76
 
 
@@ -79,23 +83,26 @@ class ScoreMilter(Milter.Base):  # type: ignore[misc] # pymilter is untyped
 
     def _carry(self, queue_id: str) -> None:
         header = Header(tuple(self._fields), 0)
-        self._strip_own_headers()
+        self._strip()
         result = read_report(header.values(REPORT_HEADER), queue_id, self._keys, self._clock())
         if not isinstance(result, MilterScore):
             log.warning("%s: no score from Rspamd: %s", queue_id, result.why.value)
             return
-        value = sign(result, identity(header, self._sender), self._keys)
+        # The macro has quoting and source route resolved, as the delivery will see it.
+        sender = normal_address(self.getsymval("{mail_addr}") or self._sender)
+        value = sign(result, identity(header), sender, self._keys)
         if len(value) > MAX_FIELD_BYTES:
             log.warning("%s: score header of %d bytes left out", queue_id, len(value))
             return
-        self.addheader(SCORE_HEADER, fold(value))
+        # On top, so that no mass of headers a stranger wrote can hide it.
+        self.addheader(SCORE_HEADER, fold(value), 0)
         log.info("%s: score=%.2f action=%s", queue_id, result.score, result.action)
 
-    def _strip_own_headers(self) -> None:
-        """Remove every X-Mailhooks-* field, a stranger's as well as Rspamd's report."""
+    def _strip(self) -> None:
+        """Remove a stranger's X-Mailhooks-* and X-Spam-* fields, and Rspamd's report."""
         counts: dict[bytes, int] = {}
         for name, _ in self._fields:
-            if name.startswith(OWN_PREFIX):
+            if name.startswith(STRIPPED):
                 counts[name] = counts.get(name, 0) + 1
         for name, count in counts.items():
             # From the last to the first, since a removal may renumber what follows.
@@ -117,6 +124,9 @@ def run(socket: str, keys: KeyRing, timeout_s: int) -> None:
         socket: ``unix:/path`` or ``inet:port@host``.
         keys: the first signs.
         timeout_s: seconds an idle connection from Postfix is kept.
+
+    Raises:
+        MailhooksError: the socket cannot be opened.
     """
     Milter.factory = functools.partial(ScoreMilter, keys)
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS)
@@ -125,4 +135,7 @@ def run(socket: str, keys: KeyRing, timeout_s: int) -> None:
     # that Rspamd has not signed before.
     os.umask(0o111)
     runmilter: Callable[..., Any] = Milter.runmilter
-    runmilter("mailhooks", socket, timeout_s)
+    try:
+        runmilter("mailhooks", socket, timeout_s)
+    except milter.error as error:
+        raise MailhooksError(f"milter socket {socket}: {error}") from error

@@ -1,0 +1,160 @@
+"""``mailhooks learn``: teach messages from files, folders, Maildirs, mboxes or standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import select
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+
+import click
+
+from mailhooks.cli import common, lessons
+from mailhooks.cli.tally import Tally, finish
+from mailhooks.errors import SourceError
+from mailhooks.lesson import Lesson
+from mailhooks.source import iter_messages
+from mailhooks.teacher import Task
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from mailhooks.ledger import Ledger
+    from mailhooks.source import FoundMessage
+
+_STANDARD_INPUT: Literal["-"] = "-"
+
+
+@click.command(
+    epilog="Example: mailhooks learn spam --user anna@example.org ~/Maildir/.Junk old.mbox.xz"
+)
+@click.argument("lesson", type=click.Choice([lesson.value for lesson in Lesson]))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...|-")
+@click.option(
+    "--user",
+    "-u",
+    type=common.user_name,
+    metavar="USER",
+    required=True,
+    help="Whose statistics learn.",
+)
+@lessons.dry_run_option
+@lessons.connections_option
+@common.json_option
+@click.pass_context
+def learn(
+    ctx: click.Context,
+    *,
+    lesson: str,
+    paths: tuple[str, ...],
+    user: str,
+    dry_run: bool,
+    connections: int,
+    as_json: bool,
+) -> None:
+    """Teach one user's statistics that messages are spam, or ham.
+
+    PATH is a message, a folder of messages, a Maildir, an mbox or a tar archive, compressed or
+    not; - is standard input. What the user was taught before is passed over, so the same command
+    can be run again after Ctrl-C or a failure.
+
+    Exits with 0 if everything is learned or was known, 1 if something was refused or failed, 2 if
+    the command was wrong, 130 after Ctrl-C.
+    """
+    settings = common.loaded(ctx)
+    _see_that_all_exist(paths)
+    stdin = _StandardInput()
+
+    def tasks(_ledger: Ledger, tally: Tally) -> AsyncGenerator[Task, None]:
+        return _tasks(paths, user.lower(), Lesson(lesson), stdin, tally)
+
+    tally = lessons.run(
+        settings,
+        tasks,
+        origin="hand",
+        dry_run=dry_run,
+        connections=connections,
+        by_hand=True,
+        on_stop=stdin.stop,
+    )
+    finish(tally, as_json=as_json, with_places=False)
+
+
+async def _tasks(
+    paths: tuple[str, ...], user: str, lesson: Lesson, stdin: _StandardInput, tally: Tally
+) -> AsyncGenerator[Task, None]:
+    """The messages of all paths; a path that cannot be read does not keep the next from it."""
+    for path in paths:
+        is_stdin = path == _STANDARD_INPUT
+        found = iter_messages(
+            _STANDARD_INPUT if is_stdin else Path(path), stdin=stdin.stream if is_stdin else None
+        )
+        try:
+            # Read, unpacked and digested in a thread, for disks and pipes make one wait.
+            while (task := await asyncio.to_thread(_next, found, user, lesson, path)) is not None:
+                yield task
+        except SourceError as error:
+            if not tally.interrupted:
+                tally.problems += str(error).splitlines()
+
+
+def _next(found: Iterator[FoundMessage], user: str, lesson: Lesson, path: str) -> Task | None:
+    message = next(found, None)
+    if message is None:
+        return None
+    return Task.of(user, lesson, path, message.name, message.raw)
+
+
+def _see_that_all_exist(paths: tuple[str, ...]) -> None:
+    """Complain of a misspelt path before anything is learned.
+
+    Raises:
+        click.BadParameter: names it.
+    """
+    for path in paths:
+        if path != _STANDARD_INPUT and not Path(path).exists():
+            raise click.BadParameter(f"{path!r} does not exist", param_hint="PATH")
+
+
+class _StandardInput:
+    """Standard input whose reader Ctrl-C can wake while it waits for more."""
+
+    def __init__(self) -> None:
+        self._wake_reader, self._wake_writer = os.pipe()
+
+    @property
+    def stream(self) -> BinaryIO:
+        """What to read from."""
+        return cast("BinaryIO", io.BufferedReader(_Wakeable(sys.stdin.buffer, self._wake_reader)))
+
+    def stop(self) -> None:
+        """Have the reader fail, now or when it next reads."""
+        os.write(self._wake_writer, b"\0")
+
+
+class _Wakeable(io.RawIOBase):
+    def __init__(self, source: BinaryIO, wake: int) -> None:
+        super().__init__()
+        self._source = source
+        self._wake = wake
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        try:
+            descriptor = self._source.fileno()
+        except OSError:  # no real file, as in tests
+            chunk = self._source.read(len(buffer))
+        else:
+            ready, _, _ = select.select([descriptor, self._wake], [], [])
+            if self._wake in ready:
+                # Not EINTR, after which the reader above would just try again.
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            chunk = os.read(descriptor, len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)

@@ -1,0 +1,153 @@
+"""One SQLite file, shared by threads and processes: opening, transactions, failures.
+
+Durability: the file is in WAL mode with ``synchronous=NORMAL``. A write that
+has returned is in the kernel, so it survives kill -9 of every process; a power
+cut or a kernel crash may take the last writes back, never half of one
+(https://sqlite.org/pragma.html#pragma_synchronous). That is the right way to
+fail: a lost answer means at worst that a message is sent to Rspamd again, which
+answers "already learned". Redis syncs its own file once a second by default,
+so with ``FULL`` the ledger could hold what the statistics lost, and nothing
+would ever bring it back. Attempts guard against a sample that kills the
+process, for which the same is enough. So no commit waits for the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mailhooks.errors import LedgerError
+from mailhooks.ledger.schema import MIGRATIONS, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a call waits for another process's write before it fails."""
+
+_PAUSE_S = 0.01
+_IN_MEMORY = ":memory:"
+_MODE = 0o600
+_BEYOND_OWNER = 0o077
+
+
+class Database:
+    """One connection behind one lock for all threads of a process.
+
+    Between processes SQLite's own lock does the same. Not usable in a child
+    after ``fork``.
+
+    Args:
+        path: created if it is missing, or ``":memory:"``.
+
+    Raises:
+        LedgerError: the file cannot be opened or created, is no ledger, or is one of a newer
+            mailhooks.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = str(path)
+        self._lock = threading.Lock()
+        with self._failures_explained():
+            if self._path != _IN_MEMORY:
+                _make_private(Path(path))
+            self._connection = sqlite3.connect(
+                self._path,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,  # transactions begin where this module says so
+                check_same_thread=False,  # the lock sees to that
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        # First, because nothing may be written before it is known that the file is a ledger.
+        migrate(self._connection, MIGRATIONS)
+        self._switch_to_wal()
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        # A user who is forgotten shall not linger in unused pages.
+        self._connection.execute("PRAGMA secure_delete = ON")
+
+    def _switch_to_wal(self) -> None:
+        # Of several who come to a new file at once SQLite turns some away without waiting:
+        # each has the file open for reading and would wait for the others to close it.
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
+
+    @contextmanager
+    def transaction(
+        self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE"
+    ) -> Iterator[sqlite3.Connection]:
+        """All of the block or nothing of it; one block at a time.
+
+        Args:
+            kind: IMMEDIATE to write, DEFERRED to read. A writer takes SQLite's lock at once:
+                had it read first, its first write could find that another process wrote
+                since, and no waiting would help.
+
+        Raises:
+            LedgerError: a statement failed, or the file stayed locked.
+        """
+        with self._lock, self._failures_explained():
+            try:
+                self._connection.execute(f"BEGIN {kind}")
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def empty_log(self) -> None:
+        """Write the log's content into the file, so that nothing removed is left in it.
+
+        Best effort: if another process reads on, or the disk is full, it happens later by itself.
+        """
+        with self._lock, suppress(sqlite3.OperationalError):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Let go of the file; harmless to repeat."""
+        with self._lock, self._failures_explained():
+            self._connection.close()
+
+    @contextmanager
+    def _failures_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LedgerError(f"ledger {self._path}: {error.strerror or error}") from error
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise LedgerError(f"ledger {self._path}: {error}") from error
+
+
+def _make_private(path: Path) -> None:
+    """Create the file if it is missing, readable by nobody else; SQLite's own files follow it.
+
+    Never through a file descriptor: closing one drops all POSIX locks this
+    process has on the file, those of another connection included
+    (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with suppress(FileExistsError):
+        os.mknod(path, _MODE | stat.S_IFREG)
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) and mode & _BEYOND_OWNER:
+        path.chmod(_MODE)

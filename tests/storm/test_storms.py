@@ -1,0 +1,28 @@
+"""The long form of the storms: `make storm`. The short form is part of the end-to-end tests."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import corpus
+import pytest
+
+import storm
+from mailhooks.lab import Lab
+
+log = logging.getLogger("storm")
+
+MESSAGES = int(os.environ.get("STORM_MESSAGES", "1000"))
+
+
+@pytest.mark.parametrize(("victim", "kills"), [("daemon", 50), ("rspamd", 10), ("redis", 10)])
+def test_nothing_is_lost_and_nothing_counts_twice(victim: str, kills: int) -> None:
+    """Two users move 1,000 real messages each; one part is killed at random moments."""
+    messages = list(corpus.sample(MESSAGES, seed=7))
+    with Lab((*storm.MOVERS, storm.REFERENCE), settle_s=0.2) as lab:
+        result = storm.run(lab, messages, victim, kills, seed=kills)
+    log.info("%s", result)
+    assert result.waiting == 0
+    assert set(result.junk.values()) == {len(messages)}
+    assert result.learns == dict.fromkeys(storm.MOVERS, result.expected)
