@@ -7,7 +7,6 @@ were taught as, and teaches the difference.
 
 from __future__ import annotations
 
-import asyncio
 import unicodedata
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -130,7 +129,7 @@ class Account:
             DoveadmError: the account cannot be read.
             LedgerError: the ledger cannot be read.
         """
-        known = await asyncio.to_thread(ledger.counts, self.user)
+        known = ledger.counts(self.user)
         any_spam = self.user in known and known[self.user].spam > 0
         mailboxes = await self._own_mailboxes()
         in_junk: set[str] = set()
@@ -149,7 +148,7 @@ class Account:
                     async for task in messages:
                         if lesson is Lesson.SPAM:
                             in_junk.add(task.digest)
-                        elif task.digest in in_junk or not await _is_spam(ledger, task):
+                        elif task.digest in in_junk or not _is_spam(ledger, task):
                             continue
                         yield task
 
@@ -216,8 +215,8 @@ def _timestamp(seconds: float) -> str:
     return f"{max(0, int(seconds)):010d}"
 
 
-async def _is_spam(ledger: Ledger, task: Task) -> bool:
-    taught = await asyncio.to_thread(ledger.taught, task.user, task.digest)
+def _is_spam(ledger: Ledger, task: Task) -> bool:
+    taught = ledger.taught(task.user, task.digest)
     return taught is not None and taught.held is Lesson.SPAM
 
 

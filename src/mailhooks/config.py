@@ -198,10 +198,11 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[redis]``: where Rspamd keeps each user's statistics; read by the commands by hand.
+    """``[redis]``: where Rspamd keeps each user's statistics.
 
     Attributes:
-        url: Rspamd's Redis, as ``redis://``, ``rediss://`` or ``unix://``.
+        url: Rspamd's Redis, as ``redis://``, ``rediss://`` or ``unix://``; empty
+            to take Rspamd's word for what it has learned.
         key_prefix: what the keys of statistics begin with, ``RS`` unless
             Rspamd's classifier was given another prefix.
         min_learns: messages of each class that Rspamd's classifier wants before
@@ -371,7 +372,7 @@ def _url(value: str) -> str | None:
 
 
 def _redis_url(value: str) -> str | None:
-    if value.startswith(("redis://", "rediss://", "unix:///")):
+    if not value or value.startswith(("redis://", "rediss://", "unix:///")):
         return None
     return f"must start with redis://, rediss:// or unix:///, not {value!r}"
 

@@ -46,7 +46,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
         user: the Dovecot user whose statistics are meant.
         lesson: ``spam`` or ``ham``.
         digest: of the message's content; the same message moved twice has one.
-        origin: what made the sample, such as ``move`` or ``delivery``.
+        origin: what made the sample: ``move``, ``append``, ``keyword`` or ``delivery``.
         received: seconds since the epoch.
         reason: why the sample was set aside; empty otherwise.
     """

@@ -73,12 +73,13 @@ class Statistics:
     Args:
         url: as in the settings.
         prefix: what every user's keys begin with.
+        timeout_s: seconds one answer may take.
     """
 
-    def __init__(self, url: str, prefix: str) -> None:
+    def __init__(self, url: str, prefix: str, *, timeout_s: float = _TIMEOUT_S) -> None:
         with _explained(url):
             self._redis = redis.Redis.from_url(
-                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
             )
         self._url = url
         self._prefix = prefix

@@ -91,6 +91,10 @@ class Result:
 class Teacher:
     """Teaches one message to one user, and writes the answer down.
 
+    The ledger is called right here and not in a thread: a program that only
+    teaches has nothing else to do while the ledger is locked, and going to a
+    thread and back takes longer than what is done there.
+
     Args:
         ledger: what was taught before, and where the answers go.
         rspamd: learns.
@@ -124,7 +128,7 @@ class Teacher:
 
     async def foresee(self, task: Task) -> Result:
         """What :meth:`teach` would come to if Rspamd learned everything it is asked to."""
-        taught = await asyncio.to_thread(self._ledger.taught, task.user, task.digest)
+        taught = self._ledger.taught(task.user, task.digest)
         return self._without_asking(task, taught) or Result(_learned(task, taught))
 
     async def teach(self, task: Task) -> Result:
@@ -138,7 +142,7 @@ class Teacher:
         # Two copies of one message at once would both find that it is not
         # held, and Rspamd might count both.
         async with self._alone((task.user, task.digest)):
-            taught = await asyncio.to_thread(self._ledger.taught, task.user, task.digest)
+            taught = self._ledger.taught(task.user, task.digest)
             result = self._without_asking(task, taught)
             if result is not None:
                 return result
@@ -146,8 +150,7 @@ class Teacher:
                 self._rspamd.learn_spam if task.lesson is Lesson.SPAM else self._rspamd.learn_ham
             )
             answer = await learn(task.raw, user=task.user, bulk=True)
-            # Not to be cut off by a cancellation: the statistics have it now.
-            await asyncio.shield(asyncio.to_thread(self._record, task, answer))
+            self._record(task, answer)
         if answer.status is LearnStatus.LEARNED:
             return Result(_learned(task, taught))
         if answer.learned:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mailhooks.lab.host import MAIL_UID
 from mailhooks.lab.letters import LetterBox
+from mailhooks.message import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,6 +54,20 @@ def letters(count: int) -> list[bytes]:
     box = LetterBox(count, now=datetime.now(UTC))
     to = ["someone@mail.example"]
     return [(box.newsletter, box.personal, box.spam)[n % 3](to).raw for n in range(count)]
+
+
+def distinct(messages: Sequence[bytes]) -> list[bytes]:
+    """Messages of which no two have the same subject and body.
+
+    Rspamd may or may not take two such for one, since the language it guesses
+    for a text, and with it the text's tokens, differ from scan to scan.
+    """
+    seen: dict[tuple[bytes, ...], bytes] = {}
+    for raw in messages:
+        header = read_header(raw)
+        body = b" ".join(raw[header.size_bytes :].split())
+        seen.setdefault((*header.values("subject"), body), raw)
+    return list(seen.values())
 
 
 def run(lab: Lab, messages: Sequence[bytes], victim: str, kills: int, seed: int) -> Result:

@@ -11,7 +11,13 @@ import pytest
 
 from mailhooks.config import LearningSettings
 from mailhooks.daemon.samples import Samples, settled_lesson
-from mailhooks.errors import LedgerError, RspamdMisconfigured, RspamdUnavailable, SpoolError
+from mailhooks.errors import (
+    LedgerError,
+    RspamdMisconfigured,
+    RspamdUnavailable,
+    SpoolError,
+    StatisticsError,
+)
 from mailhooks.ledger import Ledger, Outcome, SqliteLedger
 from mailhooks.lesson import Lesson
 from mailhooks.rspamd import LearnResult, LearnStatus, RspamdClient
@@ -28,23 +34,34 @@ def entry(lesson: Lesson, origin: str = "move") -> Entry:
     return Entry("n", Label(user="ann", lesson=lesson, digest="d", origin=origin, received=0.0))
 
 
+def group(letters: str) -> list[Entry]:
+    """Samples in order: Move, Append, Keyword or Delivery, each as Spam or Ham."""
+    origins = {"M": "move", "A": "append", "K": "keyword", "D": "delivery"}
+    return [
+        entry(SPAM if lesson == "S" else HAM, origins[origin]) for origin, lesson in letters.split()
+    ]
+
+
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
-        ([entry(SPAM)], SPAM),
-        ([entry(HAM)], HAM),
-        ([entry(SPAM), entry(HAM)], None),
-        ([entry(HAM), entry(SPAM)], None),
-        ([entry(SPAM), entry(HAM), entry(SPAM)], SPAM),
-        ([entry(SPAM), entry(SPAM)], SPAM),
-        ([entry(HAM, "delivery")], HAM),
-        ([entry(HAM, "delivery"), entry(SPAM)], SPAM),
-        ([entry(HAM, "delivery"), entry(SPAM), entry(HAM)], HAM),
+        *[(case, SPAM) for case in ("MS", "AS", "KS", "MS MS", "MS MH MS", "KS MS", "MS KS")],
+        *[(case, HAM) for case in ("MH", "KH", "DH", "KH MH", "MH KH")],
+        # Taken back within the settle time.
+        *[(case, None) for case in ("MS MH", "MH MS", "KS MS KH MH", "KS MS KH", "KS KH", "KH KS")],
+        *[(case, None) for case in ("MS KH", "MH KS", "AS MH", "AS KH")],
+        # A keyword proves nothing about where the message was before.
+        ("KS MH", HAM),
+        ("KH MS", SPAM),
+        ("KS KH MH", HAM),
+        # Ham on delivery, then the user's word.
+        *[(case, SPAM) for case in ("DH MS", "DH KS", "DH MS KS")],
+        *[(case, HAM) for case in ("DH MS MH", "DH KS KH", "DH KS MS KH MH")],
     ],
 )
-def test_what_a_group_of_samples_teaches(samples: list[Entry], expected: Lesson | None) -> None:
-    """The last move wins, and a move that was taken back teaches nothing."""
-    chosen = settled_lesson(samples)
+def test_what_a_group_of_samples_teaches(samples: str, expected: Lesson | None) -> None:
+    """The last word wins, and a move that was taken back teaches nothing."""
+    chosen = settled_lesson(group(samples))
     assert (chosen.label.lesson if chosen else None) is expected
 
 
@@ -57,11 +74,15 @@ class FakeRspamd:
         self.failures: list[Exception] = []
         self.answer = LearnResult(LearnStatus.LEARNED, "", 200)
         self.poison = b""
+        self.forgetful = 0  # says "learned" without learning
+        self.mute = 0  # learns without saying so
         self.poisoned = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.at_once = 0
         self.most_at_once = 0
+        self.under_way: set[str] = set()
+        self.crowded = False
 
     async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
         return await self._learn(user, SPAM, message, bulk)
@@ -71,6 +92,8 @@ class FakeRspamd:
 
     async def _learn(self, user: str, lesson: Lesson, message: bytes, bulk: bool) -> LearnResult:
         self.at_once += 1
+        self.crowded |= user in self.under_way
+        self.under_way.add(user)
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             await self.gate.wait()
@@ -81,9 +104,20 @@ class FakeRspamd:
                 raise MemoryError
         finally:
             self.at_once -= 1
+            self.under_way.discard(user)
+        if self.forgetful:
+            self.forgetful -= 1
+            return self.answer
         self.learned.append((user, lesson, message))
+        if self.mute:
+            self.mute -= 1
+            raise RspamdUnavailable("died after learning")
         self.bulk.append(bulk)
         return self.answer
+
+    def count(self, user: str, lesson: Lesson) -> int:
+        """What Redis would count."""
+        return sum((who, what) == (user, lesson) for who, what, _ in self.learned)
 
 
 class Clock:
@@ -117,6 +151,7 @@ async def running(
     settings: LearningSettings = SETTINGS,
     clock: Callable[[], float] | None = None,
     open_ledger: Callable[[], Ledger] | None = None,
+    count: Callable[[str, Lesson], int] | None = None,
 ) -> AsyncIterator[Samples]:
     extra = {"clock": clock} if clock else {}
     spool = Spool(folder)
@@ -127,6 +162,7 @@ async def running(
         open_ledger or (lambda: SqliteLedger(folder / "ledger")),
         cast("RspamdClient", rspamd),
         settings,
+        count=count,
         rng=random.Random(1),
         **extra,
     )
@@ -209,7 +245,23 @@ async def test_users_take_turns(tmp_path: Path, rspamd: FakeRspamd) -> None:
         await until(lambda: samples.waiting == 0)
     position = [user for user, _, _ in rspamd.learned].index("bob")
     assert position <= 3
+
+
+async def test_each_user_is_taught_one_lesson_at_a_time_and_users_side_by_side(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Only so can Redis' count tell which lesson was learned; and connections are bounded."""
+    rspamd.gate.clear()
+    async with running(tmp_path, rspamd) as samples:
+        for user in ("ann", "bob", "cat"):
+            for number in range(5):
+                await samples.take(user, SPAM, f"{number}", "move", b"a")
+        await until(lambda: rspamd.at_once == SETTINGS.connections)
+        rspamd.gate.set()
+        await until(lambda: samples.waiting == 0)
     assert rspamd.most_at_once == SETTINGS.connections
+    assert not rspamd.crowded
+    assert len(rspamd.learned) == 15
 
 
 async def test_a_move_during_a_learn_is_learned_afterwards(
@@ -334,3 +386,67 @@ async def test_a_call_that_comes_late_does_not_overrule_a_later_lesson(
         await samples.take("ann", SPAM, "d1", "move", b"one", received=1000.0)
         await until(lambda: samples.waiting == 0)
     assert [lesson for _, lesson, _ in rspamd.learned] == [HAM]
+
+
+async def test_learned_is_believed_only_if_redis_counts_it(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Rspamd says "learned" while Redis is away: the sample is kept and learned later."""
+    rspamd.forgetful = 3
+    async with running(tmp_path, rspamd, count=rspamd.count) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"one")]
+    assert rspamd.forgetful == 0
+
+
+async def test_an_answer_that_was_lost_does_not_make_it_learned_twice(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Redis' count tells that it was learned although Rspamd died before it said so."""
+    rspamd.mute = 1
+    async with running(tmp_path, rspamd, count=rspamd.count) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await samples.take("ann", SPAM, "d2", "move", b"two")
+        await until(lambda: samples.waiting == 0)
+    assert sorted(rspamd.learned) == [("ann", SPAM, b"one"), ("ann", SPAM, b"two")]
+
+
+async def test_what_a_killed_process_had_learned_is_not_learned_again(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """The next process clears that up before it teaches this user anything else."""
+    spool = Spool(tmp_path)
+    spool.prepare()
+    entries = [
+        spool.put(Label(user="ann", lesson=SPAM, digest=d, origin="move", received=1.0), d.encode())
+        for d in ("learned", "not")
+    ]
+    ledger = SqliteLedger(tmp_path / "ledger")
+    for entry in entries:
+        ledger.begin_attempt(entry.name, 0 if entry.label.digest == "learned" else 1)
+    ledger.close()
+    rspamd.learned.append(("ann", SPAM, b"learned"))
+    async with running(tmp_path, rspamd, count=rspamd.count) as samples:
+        await samples.take("ann", SPAM, "d3", "move", b"three")
+        await until(lambda: len(rspamd.learned) == 3 and samples.waiting == 0)
+    assert sorted(message for _, _, message in rspamd.learned) == [b"learned", b"not", b"three"]
+
+
+async def test_nothing_of_a_user_is_learned_while_redis_cannot_be_asked(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Without the count nobody could say what was learned; the sample waits for it."""
+    away = 5
+
+    def count(user: str, lesson: Lesson) -> int:
+        nonlocal away
+        if away:
+            away -= 1
+            raise StatisticsError("Redis is away")
+        return rspamd.count(user, lesson)
+
+    async with running(tmp_path, rspamd, count=count) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"one")]

@@ -36,6 +36,16 @@ def test_users_take_turns() -> None:
     assert drain(schedule, 1.0) == ["a0", "b0", "c0", "a1", "a2", "a3"]
 
 
+def test_a_busy_user_is_passed_over_and_comes_later() -> None:
+    """While one user is being served, only the others come."""
+    schedule: Schedule[str] = Schedule()
+    for key, user in (("a0", "ann"), ("a1", "ann"), ("b0", "bob")):
+        schedule.put(key, user, 0.0)
+    assert schedule.pop(1.0, {"ann"}) == "b0"
+    assert schedule.pop(1.0, {"ann"}) is None
+    assert drain(schedule, 1.0) == ["a0", "a1"]
+
+
 def test_a_key_put_again_comes_once_at_its_new_time() -> None:
     """A settle time that begins anew moves the key, even if it was due already."""
     schedule: Schedule[str] = Schedule()

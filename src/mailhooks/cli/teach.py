@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mailhooks.source import FoundMessage
 
 _STANDARD_INPUT: Literal["-"] = "-"
+_READ_AT_ONCE_BYTES = 64 * 1024
 
 
 @click.command(
@@ -94,19 +95,24 @@ async def _tasks(
             _STANDARD_INPUT if is_stdin else Path(path), stdin=stdin.stream if is_stdin else None
         )
         try:
-            # Read, unpacked and digested in a thread, for disks and pipes make one wait.
-            while (task := await asyncio.to_thread(_next, found, user, lesson, path)) is not None:
-                yield task
+            # In a thread, for disks and pipes make one wait; some at once, for
+            # going there and back takes longer than reading a usual message.
+            while batch := await asyncio.to_thread(_some, found):
+                for message in batch:
+                    yield Task.of(user, lesson, path, message.name, message.raw)
         except SourceError as error:
             if not tally.interrupted:
                 tally.problems += str(error).splitlines()
 
 
-def _next(found: Iterator[FoundMessage], user: str, lesson: Lesson, path: str) -> Task | None:
-    message = next(found, None)
-    if message is None:
-        return None
-    return Task.of(user, lesson, path, message.name, message.raw)
+def _some(found: Iterator[FoundMessage]) -> list[FoundMessage]:
+    """A few small messages, or one large one; empty at the end."""
+    batch: list[FoundMessage] = []
+    size = 0
+    while size < _READ_AT_ONCE_BYTES and (message := next(found, None)) is not None:
+        batch.append(message)
+        size += len(message.raw)
+    return batch
 
 
 def _see_that_all_exist(paths: tuple[str, ...]) -> None:

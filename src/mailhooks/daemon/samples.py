@@ -5,6 +5,11 @@ sample has settled; then its last lesson is learned, once. A user's move that
 another move took back within that time teaches nothing, and neither does a
 lesson the ledger says the statistics hold already.
 
+Rspamd's word is not enough for "exactly once": it says "learned" while Redis is
+away, and it learns again what a killed process had sent. So a user's lessons
+are learned one after another, and the count of learned messages that Redis
+keeps for that user tells afterwards whether this one is among them.
+
 The spool is the truth: it is looked through at the start and again and again,
 so that samples that another process put there or took away are noticed, and a
 spool that was missing is found again. A ledger that cannot be opened delays
@@ -18,6 +23,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,19 +34,18 @@ from mailhooks.errors import (
     RspamdMisconfigured,
     RspamdUnavailable,
     SpoolError,
+    StatisticsError,
 )
 from mailhooks.ledger import Answer, Outcome
 from mailhooks.lesson import Lesson
 from mailhooks.retry import delay_s
-from mailhooks.rspamd import LearnStatus
+from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.spool import Entry, Label, Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mailhooks.config import LearningSettings
     from mailhooks.ledger import Ledger
-    from mailhooks.rspamd import LearnResult, RspamdClient
+    from mailhooks.rspamd import RspamdClient
 
 log = logging.getLogger("mailhooks.learn")
 
@@ -50,21 +55,26 @@ MAX_CRASHES = 3
 PRUNE_EVERY_S = 86400.0
 
 Key = tuple[str, str]
+Count = Callable[[str, Lesson], int]
 
 
 def settled_lesson(entries: list[Entry]) -> Entry | None:
     """The sample of a group that is to be learned, or None if they cancel out. Pure.
 
-    The last one wins. If it takes the first one back, the message is where it
+    The last one wins. If it takes the first move back, the message is where it
     was before, and there is nothing to learn, unless its delivery was a sample
-    too: that one's lesson, ham, then still stands.
+    too: that one's lesson, ham, then still stands. A keyword that a client sets
+    together with a move agrees with it, and one action is one lesson.
 
     Args:
         entries: one user's samples of one message, oldest first, not empty.
     """
     last = entries[-1]
     by_user = [entry for entry in entries if entry.label.origin != "delivery"]
-    if not by_user or by_user[0].label.lesson is last.label.lesson:
+    # Only a move or an append proves where the message was before; a keyword does not.
+    placed = [entry for entry in by_user if entry.label.origin in ("move", "append")]
+    first = (placed or by_user or entries)[0]
+    if not by_user or first.label.lesson is last.label.lesson:
         return last
     delivered = [entry for entry in entries if entry.label.origin == "delivery"]
     return delivered[-1] if delivered else None
@@ -84,6 +94,8 @@ class Samples:
         open_ledger: opens the ledger; called again while it fails.
         rspamd: learns.
         settings: settle time, retries, connections.
+        count: how many messages of a class a user's statistics count, from Redis;
+            blocks, raises StatisticsError. None to take Rspamd's word.
         clock: seconds since the epoch.
         rng: jitter of retries.
     """
@@ -95,6 +107,7 @@ class Samples:
         rspamd: RspamdClient,
         settings: LearningSettings,
         *,
+        count: Count | None = None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
@@ -102,6 +115,7 @@ class Samples:
         self._open_ledger = open_ledger
         self._rspamd = rspamd
         self._settings = settings
+        self._count = count
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._groups: dict[Key, _Group] = {}
@@ -109,6 +123,8 @@ class Samples:
         self._schedule: Schedule[Key] = Schedule()
         self._suspects: Schedule[Key] = Schedule()
         self._crashes: dict[str, int] = {}
+        # Of each user, samples that were begun and of which nobody knows the end.
+        self._unclear: dict[str, list[Entry]] = {}
         self._busy: set[Key] = set()
         self._changed = asyncio.Event()
         self._ledger: Ledger | None = None
@@ -192,13 +208,16 @@ class Samples:
             self._spool.clean()
             return list(self._spool.entries(self._known))
 
-        if self._ledger is None:
+        ledger = self._ledger
+        if ledger is None:
             ledger = await asyncio.to_thread(self._open_ledger)
             self._crashes = await asyncio.to_thread(ledger.attempts)
-            self._ledger = ledger
-            self._changed.set()
         for entry in await asyncio.to_thread(read):
             self._add(entry)
+        # Only now: what was under way in a crash is known before anything is learned.
+        if self._ledger is None:
+            self._ledger = ledger
+            self._changed.set()
 
     def _add(self, entry: Entry) -> None:
         if entry.name in self._known:
@@ -210,6 +229,8 @@ class Samples:
         # By when the user acted: a call out of the drop folder comes late.
         group.entries.sort(key=lambda each: (each.label.received, each.name))
         group.failures = 0
+        if entry.name in self._crashes:
+            self._unclear.setdefault(key[0], []).append(entry)
         if key not in self._busy:
             received = max(each.label.received for each in group.entries)
             self._put(key, received + self._settings.settle_s)
@@ -233,7 +254,8 @@ class Samples:
         now = self._clock()
         alone = any(self._is_suspect(key) for key in self._busy)
         while not alone and len(self._busy) < self._settings.connections:
-            key = self._schedule.pop(now)
+            # One after another for each user, or Redis' count could not tell which it was.
+            key = self._schedule.pop(now, {user for user, _ in self._busy})
             if key is None:
                 break
             self._start(tasks, key)
@@ -262,13 +284,14 @@ class Samples:
             await self._learn(entries)
         except RspamdMisconfigured as error:
             wait_s = self._postpone(key, logging.ERROR, f"kept until settings change: {error}")
-        except (RspamdUnavailable, SpoolError, LedgerError) as error:
+        except (RspamdUnavailable, SpoolError, LedgerError, StatisticsError) as error:
             wait_s = self._postpone(key, logging.WARNING, f"kept: {error}")
         except Exception:
             # Its attempt is not ended: to the ledger it counts like a death.
             log.exception("user=%s: sample %.12s: unexpected failure", *key)
             wait_s = self._postpone(key, logging.ERROR, "kept: unexpected failure")
             self._crashes |= {entry.name: 1 for entry in entries}
+            self._unclear.setdefault(key[0], []).extend(entries)
         else:
             self._forget(key, entries)
         finally:
@@ -293,15 +316,63 @@ class Samples:
         if chosen is None:
             log.info("user=%s: sample %.12s: taken back", *_key(entries[-1]))
         else:
-            message = await asyncio.to_thread(self._begin, chosen)
-            if message is not None:
+            await asyncio.to_thread(self._clear_up, chosen.label.user)
+            begun = await asyncio.to_thread(self._begin, chosen)
+            if begun is not None:
+                message, before = begun
                 try:
                     result = await self._ask(chosen.label, message)
                 except RspamdError:
-                    await asyncio.to_thread(self._opened().end_attempt, chosen.name)
-                    raise
+                    if not await asyncio.to_thread(self._has_ended, chosen, before):
+                        raise
+                    result = LearnResult(LearnStatus.LEARNED, "counted", 0)
+                else:
+                    await asyncio.to_thread(self._check, chosen, before, result)
                 await asyncio.to_thread(self._record, chosen, result)
         await asyncio.to_thread(self._remove, entries)
+
+    def _learns(self, label: Label) -> int | None:
+        return None if self._count is None else self._count(label.user, label.lesson)
+
+    def _clear_up(self, user: str) -> None:
+        """Find out what became of this user's samples that were begun and not ended.
+
+        Before anything else of the user is learned, since that would change the count.
+        """
+        ledger = self._opened()
+        for entry in list(self._unclear.get(user, ())):
+            before = ledger.learns_before(entry.name)
+            count = self._learns(entry.label)
+            if before is not None and count is not None and count > before:
+                self._record(entry, LearnResult(LearnStatus.LEARNED, "counted", 0))
+            self._unclear[user].remove(entry)
+        self._unclear.pop(user, None)
+
+    def _has_ended(self, entry: Entry, before: int | None) -> bool:
+        """After an error: whether the sample was learned all the same.
+
+        Raises:
+            StatisticsError: that cannot be known now; it will be cleared up first.
+        """
+        self._unclear.setdefault(entry.label.user, []).append(entry)
+        count = self._learns(entry.label)
+        self._unclear.pop(entry.label.user)
+        if before is not None and count is not None and count > before:
+            return True
+        self._opened().end_attempt(entry.name)
+        return False
+
+    def _check(self, entry: Entry, before: int | None, result: LearnResult) -> None:
+        """Believe Rspamd's "learned" only if Redis counts it.
+
+        Raises:
+            RspamdUnavailable: it does not.
+            StatisticsError: that cannot be known now; it will be cleared up first.
+        """
+        if result.status is not LearnStatus.LEARNED or before is None:
+            return
+        if not self._has_ended(entry, before):
+            raise RspamdUnavailable('Rspamd says "learned", but Redis does not count it')
 
     async def _ask(self, label: Label, message: bytes) -> LearnResult:
         learn = self._rspamd.learn_spam if label.lesson is Lesson.SPAM else self._rspamd.learn_ham
@@ -309,8 +380,8 @@ class Samples:
         # 95 %; a mere delivery adds nothing there, and Rspamd may refuse it.
         return await learn(message, user=label.user, bulk=label.origin != "delivery")
 
-    def _begin(self, entry: Entry) -> bytes | None:
-        """The message to be learned; None if nothing is to be learned after all."""
+    def _begin(self, entry: Entry) -> tuple[bytes, int | None] | None:
+        """The message to be learned and the count before; None if nothing is to be learned."""
         ledger, label = self._opened(), entry.label
         taught = ledger.taught(label.user, label.digest)
         if taught is not None and taught.held is label.lesson:
@@ -323,13 +394,14 @@ class Samples:
         if message is None:
             log.info("user=%s: sample %.12s: dropped by somebody", *_key(entry))
             return None
+        before = self._learns(label)
         # This start is noted before, so after three deaths it is the fourth.
-        if ledger.begin_attempt(entry.name) > MAX_CRASHES:
+        if ledger.begin_attempt(entry.name, before) > MAX_CRASHES:
             self._spool.set_aside(entry, f"under way when {MAX_CRASHES} processes died")
             ledger.end_attempt(entry.name)
             log.error("user=%s: sample %.12s: set aside, it kills the worker", *_key(entry))
             return None
-        return message
+        return message, before
 
     def _record(self, entry: Entry, result: LearnResult) -> None:
         ledger, label = self._opened(), entry.label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -35,22 +35,35 @@ class Schedule(Generic[K]):
         self._users[key] = user
         heapq.heappush(self._later, (due, next(self._order), key))
 
-    def pop(self, now: float) -> K | None:
-        """Take the next key that is due, or None if there is none."""
+    def pop(self, now: float, busy: Collection[str] = ()) -> K | None:
+        """Take the next key that is due, or None if there is none.
+
+        Args:
+            now: the time, as in :meth:`put`.
+            busy: users whose turn is passed over.
+        """
         self._collect(now)
-        while self._turns:
+        for _ in range(len(self._turns)):
             user = self._turns.popleft()
-            waiting = self._ready[user]
-            key = waiting.popleft()
-            if waiting:
+            if user in busy:
                 self._turns.append(user)
-            else:
-                del self._ready[user]
-            # Moved or taken since it became due: then it is in the heap again, or gone.
-            if key in self._due and self._due[key] <= now:
-                del self._due[key], self._users[key]
-                return key
+                continue
+            waiting = self._ready[user]
+            while waiting:
+                key = waiting.popleft()
+                # Moved since it became due: then it is in the heap again.
+                if key in self._due and self._due[key] <= now:
+                    del self._due[key], self._users[key]
+                    self._end_turn(user)
+                    return key
+            self._end_turn(user)
         return None
+
+    def _end_turn(self, user: str) -> None:
+        if self._ready[user]:
+            self._turns.append(user)
+        else:
+            del self._ready[user]
 
     def wait_s(self, now: float) -> float | None:
         """Seconds until something is due: 0 if it is, None if nothing is there."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
 from mailhooks.daemon.classify import Classifier
@@ -15,13 +16,21 @@ from mailhooks.daemon.samples import Samples
 from mailhooks.dovecot import ScriptServer, ServerLimits
 from mailhooks.keys import load_keys
 from mailhooks.ledger import SqliteLedger
+from mailhooks.lesson import Lesson
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
+from mailhooks.statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailhooks.config import RedisSettings
 
 log = logging.getLogger("mailhooks.daemon")
 
 CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
+REDIS_TIMEOUT_S = 5.0
 
 
 async def serve(settings: Settings) -> None:
@@ -53,6 +62,7 @@ async def serve(settings: Settings) -> None:
             lambda: SqliteLedger(settings.learning.ledger_file),
             rspamd,
             settings.learning,
+            count=count_in(settings.redis),
         )
         classifier = Classifier(
             rspamd,
@@ -86,6 +96,19 @@ async def serve(settings: Settings) -> None:
         log.info("serving in %s", daemon.socket_dir)
         await stop.wait()
         log.info("stopping, %d samples stay in the spool", samples.waiting)
+
+
+def count_in(redis: RedisSettings) -> Callable[[str, Lesson], int] | None:
+    """How many messages of a class Redis counts for a user; None if no Redis is configured."""
+    if not redis.url:
+        return None
+    statistics = Statistics(redis.url, redis.key_prefix, timeout_s=REDIS_TIMEOUT_S)
+
+    def count(user: str, lesson: Lesson) -> int:
+        learned = statistics.learned(user)
+        return learned.spam if lesson is Lesson.SPAM else learned.ham
+
+    return count
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -140,16 +140,22 @@ class Ledger(Protocol):
         """
         ...
 
-    def begin_attempt(self, sample: str) -> int:
+    def begin_attempt(self, sample: str, learns: int | None = None) -> int:
         """Note that a sample is about to be handled, in case that kills the process.
 
         Args:
             sample: its name in the spool.
+            learns: how many messages of its class the user's statistics count just
+                now; a higher count tells afterwards that the sample was learned.
 
         Returns:
             How often it was begun without an end, this time included: 1 for a good one, 4 for
             one that was under way when three processes died.
         """
+        ...
+
+    def learns_before(self, sample: str) -> int | None:
+        """The count noted when a sample that was not ended was last begun; None if there is none."""
         ...
 
     def attempts(self) -> dict[str, int]:

@@ -49,10 +49,12 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
         "CREATE INDEX answer_message ON answer (message)",
         # Samples begun and not ended. Their names say nothing of user or message.
+        # learns: the user's learned messages of that class just before, if known.
         """
         CREATE TABLE attempt (
             sample TEXT PRIMARY KEY,
             begun INTEGER NOT NULL,
+            learns INTEGER,
             time REAL NOT NULL
         ) WITHOUT ROWID
         """,

@@ -130,16 +130,23 @@ class SqliteLedger(Ledger):
                 return total
             time.sleep(_PAUSE_S)
 
-    def begin_attempt(self, sample: str) -> int:
+    def begin_attempt(self, sample: str, learns: int | None = None) -> int:
         """Note that a sample is about to be handled; returns how often it was begun without end."""
         with self._database.transaction() as db:
             db.execute(
-                "INSERT INTO attempt (sample, begun, time) VALUES (?, 1, ?)"
-                " ON CONFLICT (sample) DO UPDATE SET begun = begun + 1, time = excluded.time",
-                (sample, self._clock()),
+                "INSERT INTO attempt (sample, begun, learns, time) VALUES (?, 1, ?, ?)"
+                " ON CONFLICT (sample) DO UPDATE SET begun = begun + 1,"
+                " learns = excluded.learns, time = excluded.time",
+                (sample, learns, self._clock()),
             )
             row = db.execute("SELECT begun FROM attempt WHERE sample = ?", (sample,)).fetchone()
         return int(row[0])
+
+    def learns_before(self, sample: str) -> int | None:
+        """The count noted when a sample that was not ended was last begun; None if there is none."""
+        with self._database.transaction("DEFERRED") as db:
+            row = db.execute("SELECT learns FROM attempt WHERE sample = ?", (sample,)).fetchone()
+        return None if row is None else row[0]
 
     def attempts(self) -> dict[str, int]:
         """Samples that were begun and not ended, and how often."""
