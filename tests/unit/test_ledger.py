@@ -649,3 +649,15 @@ def test_a_ledger_that_cannot_be_migrated_says_so(
             SqliteLedger(path)
     with closing(SqliteLedger(path)) as ledger:
         assert ledger.users() == ["ann"]
+
+
+def test_a_count_noted_with_an_attempt_is_kept_until_it_proves_nothing(ledger: Ledger) -> None:
+    """Begin notes it, a new begin replaces it, and forgetting leaves the attempt counted."""
+    assert ledger.learns_before("s") is None
+    ledger.begin_attempt("s", 7)
+    assert ledger.learns_before("s") == 7
+    assert ledger.begin_attempt("s", 9) == 2
+    assert ledger.learns_before("s") == 9
+    ledger.forget_learns("s")
+    assert ledger.learns_before("s") is None
+    assert ledger.attempts() == {"s": 2}

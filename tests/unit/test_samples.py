@@ -433,6 +433,27 @@ async def test_what_a_killed_process_had_learned_is_not_learned_again(
     assert sorted(message for _, _, message in rspamd.learned) == [b"learned", b"not", b"three"]
 
 
+async def test_a_count_that_others_raised_does_not_pass_for_a_lesson(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """A sample that was cleared up as not learned stays so through the next death."""
+    spool = Spool(tmp_path)
+    spool.prepare()
+    label = Label(user="ann", lesson=SPAM, digest="late", origin="move", received=1.0)
+    entry = spool.put(label, b"late")
+    ledger = SqliteLedger(tmp_path / "ledger")
+    ledger.begin_attempt(entry.name, 0)
+    rspamd.failures = [RspamdUnavailable("down")] * 1000
+    async with running(tmp_path, rspamd, count=rspamd.count):
+        await until(lambda: ledger.learns_before(entry.name) is None)
+    ledger.close()
+    rspamd.failures = []
+    rspamd.learned.append(("ann", SPAM, b"another"))
+    async with running(tmp_path, rspamd, count=rspamd.count) as samples:
+        await until(lambda: samples.waiting == 0 and len(rspamd.learned) == 2)
+    assert rspamd.learned[-1] == ("ann", SPAM, b"late")
+
+
 async def test_nothing_of_a_user_is_learned_while_redis_cannot_be_asked(
     tmp_path: Path, rspamd: FakeRspamd
 ) -> None:

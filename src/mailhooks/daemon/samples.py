@@ -345,6 +345,10 @@ class Samples:
             count = self._learns(entry.label)
             if before is not None and count is not None and count > before:
                 self._record(entry, LearnResult(LearnStatus.LEARNED, "counted", 0))
+                ledger.end_attempt(entry.name)
+            else:
+                # It may wait for long, and others' lessons will raise the count.
+                ledger.forget_learns(entry.name)
             self._unclear[user].remove(entry)
         self._unclear.pop(user, None)
 

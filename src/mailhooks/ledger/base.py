@@ -155,7 +155,11 @@ class Ledger(Protocol):
         ...
 
     def learns_before(self, sample: str) -> int | None:
-        """The count noted when a sample that was not ended was last begun; None if there is none."""
+        """The count noted when a sample that was not ended was last begun, if there is one."""
+        ...
+
+    def forget_learns(self, sample: str) -> None:
+        """Forget the count noted with a sample, because from now on it proves nothing."""
         ...
 
     def attempts(self) -> dict[str, int]:

@@ -143,10 +143,15 @@ class SqliteLedger(Ledger):
         return int(row[0])
 
     def learns_before(self, sample: str) -> int | None:
-        """The count noted when a sample that was not ended was last begun; None if there is none."""
+        """The count noted when a sample that was not ended was last begun, if there is one."""
         with self._database.transaction("DEFERRED") as db:
             row = db.execute("SELECT learns FROM attempt WHERE sample = ?", (sample,)).fetchone()
         return None if row is None else row[0]
+
+    def forget_learns(self, sample: str) -> None:
+        """Forget the count noted with a sample."""
+        with self._database.transaction() as db:
+            db.execute("UPDATE attempt SET learns = NULL WHERE sample = ?", (sample,))
 
     def attempts(self) -> dict[str, int]:
         """Samples that were begun and not ended, and how often."""
