@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mailhooks.errors import DoveadmError
 from mailhooks.lesson import Lesson, Role
 from mailhooks.teacher import Task
 
@@ -56,7 +57,7 @@ class Limits:
 
 
 class Account:
-    """One user's mail.
+    """One user's mail; what of it could not be read is in :attr:`problems`.
 
     Args:
         doveadm: reads it.
@@ -70,6 +71,7 @@ class Account:
     ) -> None:
         self.name = name
         self.user = name.lower()
+        self.problems: list[str] = []
         self._doveadm = doveadm
         self._roles = roles
         self._ham_mailboxes = [_folded(mailbox) for mailbox in ham_mailboxes]
@@ -173,10 +175,14 @@ class Account:
         place = part.mailbox.name
         uids = [found.uid for found in part.found]
         async with aclosing(self._doveadm.fetch(self.name, part.mailbox, uids)) as messages:
-            async for uid, raw in messages:
-                # Named by the account, too, since one run may read many.
-                name = f"{self.name} {place} uid {uid}"
-                yield Task.of(self.user, part.lesson, place, name, raw)
+            try:
+                async for uid, raw in messages:
+                    # Named by the account, too, since one run may read many.
+                    name = f"{self.name} {place} uid {uid}"
+                    yield Task.of(self.user, part.lesson, place, name, raw)
+            except DoveadmError as error:
+                # One damaged message or mailbox does not keep the others from being read.
+                self.problems += str(error).splitlines()
 
 
 def chosen(parts: Sequence[Part], limits: Limits) -> list[Part]:

@@ -1,33 +1,52 @@
-"""Many messages taught over a bounded number of connections, until somebody says stop."""
+"""Many messages taught over a bounded number of connections, until somebody says stop.
+
+They are taught in rounds. Within one, several are under way at once; at its
+end none is, so that what Redis counts can be compared with what Rspamd said.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mailhooks.errors import DoveadmError, MailhooksError, RspamdUnavailable, SourceError
+from mailhooks.errors import (
+    DoveadmError,
+    MailhooksError,
+    RspamdUnavailable,
+    SourceError,
+    StatisticsError,
+)
 from mailhooks.retry import delay_s
+from mailhooks.teacher import Done, Result, Settled, Task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from mailhooks.teacher import Result, Task
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 CONNECTIONS = 8
 """Learns at once, unless told otherwise."""
+
+ROUND = 200
+"""Messages between two looks at Redis' counts; an error throws no more back."""
 
 TRIES = 6
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
 
 
+def _all_again(unclear: Collection[Task]) -> Settled:
+    return Settled([], list(unclear))
+
+
 class Batch:
-    """Many tasks over a bounded number of connections, one message a connection in memory.
+    """Handles tasks, one message a connection in memory.
 
     Args:
         handle: :meth:`Teacher.teach` or :meth:`Teacher.foresee`.
-        report: told of each result, in the order in which they come.
+        report: told of each result, once it is settled.
+        settle: :meth:`Teacher.settle`, called while no task is under way.
         connections: tasks at once.
         sleep: waits between tries.
         rng: jitter of retries.
@@ -38,24 +57,26 @@ class Batch:
         handle: Callable[[Task], Awaitable[Result]],
         report: Callable[[Task, Result], None],
         *,
+        settle: Callable[[Collection[Task]], Settled] = _all_again,
         connections: int = CONNECTIONS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         self._handle = handle
         self._report = report
+        self._settle = settle
         self._connections = connections
         self._sleep = sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._stop = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._error: MailhooksError | None = None
+        self._again: deque[Task] = deque()
+        self._unclear: list[Task] = []
+        self._results: list[tuple[Task, Result]] = []
+        self._errors: list[MailhooksError] = []
+        self._begun = 0
+        self._ended = False
         self.problems: list[str] = []
-
-    @property
-    def stopped(self) -> bool:
-        """Whether no further message is begun."""
-        return self._stop.is_set()
 
     def stop(self) -> None:
         """Begin no further message; those under way are finished."""
@@ -66,50 +87,87 @@ class Batch:
 
         Raises:
             RspamdUnavailable: Rspamd stayed away through all tries; the rest was not begun.
+            StatisticsError: likewise Redis.
             RspamdMisconfigured: likewise, at once.
             LedgerError: likewise, at once.
         """
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._connections):
-                group.create_task(self._work(tasks))
-        if self._error is not None:
-            raise self._error
+        failures = 0
+        while not self._stop.is_set() and (self._again or not self._ended):
+            self._begun = 0
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._connections):
+                    group.create_task(self._work(tasks))
+            errors, self._errors = self._errors, []
+            settled = await self._settled()
+            if not errors:
+                failures = 0
+                continue
+            for error in errors:
+                if not isinstance(error, RspamdUnavailable | StatisticsError):
+                    raise error
+            failures = 1 if self._begun > len(settled.again) else failures + 1
+            if failures == TRIES:
+                raise errors[0]
+            if not self._stop.is_set():
+                await self._wait(failures)
 
     async def _work(self, tasks: AsyncIterator[Task]) -> None:
         while (task := await self._next(tasks)) is not None:
             try:
-                result = await self._patiently(task)
+                result = await self._handle(task)
             except MailhooksError as error:
-                self._error = self._error or error
-                self.stop()
-                return
-            if result is not None:
-                self._report(task, result)
+                self._unclear.append(task)
+                self._errors.append(error)
+            else:
+                # Without the message: a round may hold many large ones.
+                self._results.append((replace(task, raw=b""), result))
 
     async def _next(self, tasks: AsyncIterator[Task]) -> Task | None:
         async with self._turn:
-            if self.stopped:
+            if self._stop.is_set() or self._errors or self._begun == ROUND:
                 return None
-            try:
-                task = await anext(tasks, None)
-            except (SourceError, DoveadmError) as error:
-                self.problems += str(error).splitlines()
-                return None
+            task = self._again.popleft() if self._again else await self._read(tasks)
         # What was being read when somebody pressed Ctrl-C may be cut short.
-        return None if self._stop.is_set() else task
+        if task is None or self._stop.is_set():
+            return None
+        if self._errors:  # since the task was read
+            self._again.append(task)
+            return None
+        self._begun += 1
+        return task
 
-    async def _patiently(self, task: Task) -> Result | None:
-        """The result; None if somebody stopped us between two tries."""
+    async def _read(self, tasks: AsyncIterator[Task]) -> Task | None:
+        if self._ended:
+            return None
+        try:
+            task = await anext(tasks, None)
+        except (SourceError, DoveadmError) as error:
+            self.problems += str(error).splitlines()
+            task = None
+        self._ended = task is None
+        return task
+
+    async def _settled(self) -> Settled:
+        """Settle the round and report its results; tasks to be handled again come first next."""
+        unclear, self._unclear = self._unclear, []
         failures = 0
         while True:
             try:
-                return await self._handle(task)
-            except RspamdUnavailable:
+                settled = self._settle(unclear)
+                break
+            except StatisticsError:
                 failures += 1
                 if failures == TRIES:
                     raise
-            if self.stopped:
-                return None
-            await self._sleep(
-                delay_s(failures, first_s=FIRST_WAIT_S, cap_s=LONGEST_WAIT_S, rng=self._rng)
-            )
+                await self._wait(failures)
+        self._results += [(task, Result(Done.LEARNED)) for task in settled.learned]
+        for task, result in self._results:
+            self._report(task, result)
+        self._results.clear()
+        self._again.extendleft(reversed(settled.again))
+        return settled
+
+    async def _wait(self, failures: int) -> None:
+        await self._sleep(
+            delay_s(failures, first_s=FIRST_WAIT_S, cap_s=LONGEST_WAIT_S, rng=self._rng)
+        )

@@ -48,6 +48,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: seconds within which a delivery gets its verdict. Well below
             Dovecot's ``sieve_execute_exec_timeout``, 10 s by default.
         max_message_bytes: larger messages are neither classified nor learned.
+        metrics: where metrics and health are served over HTTP, ``host:port`` or
+            ``unix:/path``; empty for nowhere.
     """
 
     socket_dir: Path = Path("/run/mailhooks")
@@ -56,6 +58,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     mail_users: tuple[str | int, ...] = ("vmail", "dovecot")
     deadline_s: float = 5.0
     max_message_bytes: int = 64 * 1024 * 1024
+    metrics: str = ""
 
 
 class RspamdSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +129,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         learn_on_delivery: ``all`` trains every message delivered to INBOX as
-            ham, ``off`` none.
+            ham, ``confident`` those that nothing speaks against, ``off`` none.
         settle_s: seconds a sample waits, so that the last of several moves wins.
         connections: learns at once.
         retry_first_s: seconds before the first retry after a temporary failure.
@@ -137,7 +140,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
         keep_days: days after which the ledger forgets a message.
     """
 
-    learn_on_delivery: Literal["off", "all"] = "off"
+    learn_on_delivery: Literal["off", "confident", "all"] = "off"
     settle_s: float = 30.0
     connections: int = 4
     retry_first_s: float = 1.0
@@ -371,6 +374,32 @@ def _url(value: str) -> str | None:
     return f"must be http://host:port or unix:/path, not {value!r}"
 
 
+def listen_address(value: str) -> Path | tuple[str, int]:
+    """Where to listen: the path of ``unix:/path``, or host and port of ``host:port``.
+
+    An IPv6 address stands in brackets, as in a URL.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if value.startswith("unix:/"):
+        return Path(value.removeprefix("unix:"))
+    parts = urllib.parse.urlsplit(f"//{value}")
+    # urlsplit takes more for a host with a port than anybody should write here.
+    if parts.netloc != value or "@" in value or not parts.hostname or not parts.port:
+        raise ValueError(f"{value!r} is neither host:port nor unix:/path")
+    return parts.hostname, parts.port
+
+
+def _metrics(value: str) -> str | None:
+    try:
+        if value:
+            listen_address(value)
+    except ValueError:
+        return f"must be host:port, unix:/path or empty, not {value!r}"
+    return None
+
+
 def _redis_url(value: str) -> str | None:
     if not value or value.startswith(("redis://", "rediss://", "unix:///")):
         return None
@@ -421,6 +450,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "daemon.mail_users": _mail_users,
     "daemon.deadline_s": _deadline,
     "daemon.max_message_bytes": _positive,
+    "daemon.metrics": _metrics,
     "rspamd.scan_url": _url,
     "rspamd.learn_url": _url,
     "rspamd.max_connections": _positive,

@@ -4,9 +4,9 @@ Messages come out byte for byte as they are stored. Of doveadm's formatters
 only ``pager`` with the field ``text`` allows that: ``json`` and ``text.utf8``
 replace what is not UTF-8, ``tab`` ends a message with nothing that could not
 be in it. ``pager`` parts messages by a form feed, which a message may hold as
-well, so the size decides where one ends. Should Dovecot be wrong about a size
-(it happens with compressed mail whose file names lie), the rest is read one
-message a call, up to the end of the output.
+well, so the size decides where one ends. Should Dovecot be wrong about a size,
+or stop at a damaged message, the rest is read one message a call, up to the
+end of the output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import json
 import re
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Exit codes of doveadm (doveadm-cmd / sysexits.h): no such mailbox, among others.
 _NOT_FOUND = 68
 _UIDS_AT_ONCE = 500
+_MOST_PROBLEMS = 20
 _REASON_CHARS = 300
 _ONE_FIELDS = "text"
 _MANY_FIELDS = "uid size.physical text"
@@ -99,8 +100,12 @@ class Doveadm:
     async def fetch(
         self, user: str, mailbox: AccountMailbox, uids: Iterable[int]
     ) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Messages as they are stored, by uid; those that have gone meanwhile are left out."""
+        """Messages as they are stored, by uid; those that have gone meanwhile are left out.
+
+        What cannot be read does not keep the rest from being read: the error comes last.
+        """
         ordered = iter(sorted(uids))
+        problems: list[str] = []
         while batch := list(itertools.islice(ordered, _UIDS_AT_ONCE)):
             done = 0
             async with aclosing(self._stream(user, mailbox, batch)) as stream:
@@ -109,9 +114,17 @@ class Doveadm:
                     yield uid, raw
             # Almost always there is none: all were read, or the last ones have gone.
             for uid in [uid for uid in batch if uid > done]:
-                one = await self._one(user, mailbox, uid)
+                try:
+                    one = await self._one(user, mailbox, uid)
+                except DoveadmError as error:
+                    problems.append(str(error))
+                    if len(problems) == _MOST_PROBLEMS:
+                        raise DoveadmError("\n".join(problems)) from error
+                    continue
                 if one is not None:
                     yield uid, one
+        if problems:
+            raise DoveadmError("\n".join(problems))
 
     async def _stream(
         self, user: str, mailbox: AccountMailbox, uids: list[int]
@@ -172,9 +185,11 @@ class Doveadm:
         try:
             yield process
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            # What has closed its output is about to end; killing it now would race with asyncio.
+            if process.stdout is None or not process.stdout.at_eof():
+                with suppress(ProcessLookupError):
+                    process.kill()
+            await process.wait()
 
     def _failed(self, code: int | None, errors: bytes) -> DoveadmError:
         lines = _text(errors).strip().splitlines()

@@ -22,6 +22,10 @@ from dataclasses import dataclass
 from mailhooks.score import MilterScore, NoScore
 
 
+SURELY_HAM_SHARE = 1 / 3
+"""A sum up to this part of the threshold is far below it."""
+
+
 class Folder(enum.Enum):
     """Where a message goes."""
 
@@ -74,6 +78,20 @@ class Verdict:
     threshold: float
     milter: MilterScore | NoScore
     bayes: Bayes | NoBayes
+
+    @property
+    def is_surely_ham(self) -> bool:
+        """Whether nothing speaks against the message, so that it may train as ham by itself.
+
+        A verified milter score, a sum far below the threshold, and no leaning
+        of the user's Bayes towards spam: a missed spam must not teach.
+        """
+        return (
+            self.folder is Folder.INBOX
+            and isinstance(self.milter, MilterScore)
+            and self.score <= self.threshold * SURELY_HAM_SHARE
+            and (isinstance(self.bayes, NoBayes) or self.bayes.probability < 0.5)  # noqa: PLR2004
+        )
 
     def status(self) -> str:
         """The verdict on one line, for the header ``X-Spam-Status``.

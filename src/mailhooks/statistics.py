@@ -43,7 +43,10 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """How many messages a user's statistics hold of each class."""
+    """How many messages a user's statistics count of each class.
+
+    As Rspamd has it: 3.4 takes away what it never counted, and goes below zero.
+    """
 
     spam: int
     ham: int
@@ -94,8 +97,7 @@ class Statistics:
         """How much a user has taught; zeros for one who is not known."""
         with _explained(self._url):
             values: Any = self._redis.hmget(self._prefix + user, list(_LEARNS))
-        # Before 3.9 an unlearn could take a count below zero.
-        spam, ham = (max(0, int(value or 0)) for value in values)
+        spam, ham = (int(value or 0) for value in values)
         return Learned(spam, ham)
 
     def users(self) -> list[str]:

@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from mailhooks.ledger import Answer, Outcome
+from mailhooks.errors import RspamdUnavailable
+from mailhooks.ledger import Answer, Outcome, Taught
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest
 from mailhooks.rspamd import LearnStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
-    from mailhooks.ledger import Ledger, Taught
-    from mailhooks.rspamd import LearnResult, RspamdClient
+    from mailhooks.ledger import Ledger
+    from mailhooks.rspamd import RspamdClient
 
 TOO_LARGE = "too-large"
 _OUTCOMES = {
@@ -88,8 +90,20 @@ class Result:
     detail: str = ""
 
 
+class Settled(NamedTuple):
+    """What became of tasks whose learn ended with an error: learned all the same, or not."""
+
+    learned: list[Task]
+    again: list[Task]
+
+
 class Teacher:
-    """Teaches one message to one user, and writes the answer down.
+    """Teaches messages to users, and writes the answers down once they are proved.
+
+    Rspamd's word is not enough: 3.4 says "learned" while Redis is away. So
+    answers are kept back until :meth:`settle` has compared them with the counts
+    of learned messages in Redis. Whatever is lost before that is taught again by
+    the next run, which Rspamd answers with "already learned".
 
     The ledger is called right here and not in a thread: a program that only
     teaches has nothing else to do while the ledger is locked, and going to a
@@ -103,6 +117,8 @@ class Teacher:
         retry_refused: ask Rspamd again for what it refused before.
         waiting: user and digest of messages that the daemon is about to learn
             anyway; they are left to it.
+        count: how many messages of each class Redis counts for a user; None to
+            take Rspamd's word.
         clock: seconds since the epoch.
     """
 
@@ -115,6 +131,7 @@ class Teacher:
         max_message_bytes: int,
         retry_refused: bool = True,
         waiting: Collection[tuple[str, str]] = (),
+        count: Callable[[str], Mapping[Lesson, int]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
@@ -123,34 +140,40 @@ class Teacher:
         self._max_message_bytes = max_message_bytes
         self._retry_refused = retry_refused
         self._waiting = waiting
+        self._count = count
+        self._before: dict[str, Mapping[Lesson, int]] = {}
+        self._answers: dict[tuple[str, str], Answer] = {}
         self._clock = clock
         self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
 
     async def foresee(self, task: Task) -> Result:
         """What :meth:`teach` would come to if Rspamd learned everything it is asked to."""
-        taught = self._ledger.taught(task.user, task.digest)
+        taught = self._taught(task)
         return self._without_asking(task, taught) or Result(_learned(task, taught))
 
     async def teach(self, task: Task) -> Result:
-        """Teach a message, unless the statistics hold it as this already.
+        """Teach a message, unless the statistics hold it as this already; then :meth:`settle`.
 
         Raises:
-            RspamdUnavailable: not taught; the same call may succeed later.
+            RspamdUnavailable: it is not clear whether it was taught; see :meth:`settle`.
             RspamdMisconfigured: not taught, and will not be until a setting changes.
-            LedgerError: the ledger failed; teaching again is harmless.
+            StatisticsError: not taught, since Redis is away.
+            LedgerError: not taught.
         """
         # Two copies of one message at once would both find that it is not
         # held, and Rspamd might count both.
         async with self._alone((task.user, task.digest)):
-            taught = self._ledger.taught(task.user, task.digest)
+            taught = self._taught(task)
             result = self._without_asking(task, taught)
             if result is not None:
                 return result
             learn = (
                 self._rspamd.learn_spam if task.lesson is Lesson.SPAM else self._rspamd.learn_ham
             )
+            if self._count is not None and task.user not in self._before:
+                self._before[task.user] = self._count(task.user)
             answer = await learn(task.raw, user=task.user, bulk=True)
-            self._record(task, answer)
+            self._note(task, answer.status)
         if answer.status is LearnStatus.LEARNED:
             return Result(_learned(task, taught))
         if answer.learned:
@@ -172,18 +195,83 @@ class Teacher:
             return Result(Done.REFUSED, f"{last.detail}, as before")
         return None
 
-    def _record(self, task: Task, answer: LearnResult) -> None:
-        self._ledger.record(
-            Answer(
-                user=task.user,
-                digest=task.digest,
-                lesson=task.lesson,
-                outcome=_OUTCOMES.get(answer.status, Outcome.REFUSED),
-                origin=self._origin,
-                time=self._clock(),
-                detail="" if answer.learned else answer.status.value,
-            )
+    def settle(self, unclear: Collection[Task] = ()) -> Settled:
+        """Prove what was taught since the last time and write it down; call it between learns.
+
+        Args:
+            unclear: tasks whose learn ended with RspamdUnavailable.
+
+        Raises:
+            RspamdUnavailable: Redis counts less than Rspamd says it learned. Nothing is written
+                down, since nobody knows which messages were lost.
+            StatisticsError: Redis is away; call again.
+            LedgerError: nothing was written down.
+        """
+        learned = [task for task in unclear if (task.user, task.digest) in self._answers]
+        again = [task for task in unclear if (task.user, task.digest) not in self._answers]
+        for user, before in self._before.items():
+            surplus = self._surplus(user, before)
+            doubtful = [task for task in again if task.user == user]
+            # More than were confirmed: the others ended, too, and only the answer was lost.
+            if doubtful and surplus >= len(doubtful):
+                for task in doubtful:
+                    self._note(task, LearnStatus.LEARNED)
+                    learned.append(task)
+                again = [task for task in again if task.user != user]
+        self._ledger.record(*self._answers.values())
+        self._answers.clear()
+        self._before.clear()
+        return Settled(learned, again)
+
+    def _surplus(self, user: str, before: Mapping[Lesson, int]) -> int:
+        """How many more learns Redis counts than Rspamd confirmed.
+
+        Raises:
+            RspamdUnavailable: they are fewer.
+        """
+        if self._count is None:
+            return 0
+        now = self._count(user)
+        confirmed = Counter(
+            answer.lesson
+            for answer in self._answers.values()
+            if answer.user == user and answer.outcome is Outcome.LEARNED
         )
+        surplus = 0
+        for lesson in Lesson:
+            # Each lesson may have taken one message of the other class back.
+            least = before[lesson] + confirmed[lesson] - confirmed[lesson.opposite]
+            if now[lesson] < least:
+                self._answers.clear()
+                self._before.clear()
+                raise RspamdUnavailable(
+                    f'Rspamd says "learned", but Redis counts {now[lesson]} {lesson.value} of '
+                    f"{user} instead of {least}"
+                )
+            if confirmed[lesson.opposite] == 0:
+                surplus += now[lesson] - least
+        return surplus
+
+    def _note(self, task: Task, status: LearnStatus) -> None:
+        outcome = _OUTCOMES.get(status, Outcome.REFUSED)
+        self._answers[task.user, task.digest] = Answer(
+            user=task.user,
+            digest=task.digest,
+            lesson=task.lesson,
+            outcome=outcome,
+            origin=self._origin,
+            time=self._clock(),
+            detail="" if outcome.confirmed else status.value,
+        )
+
+    def _taught(self, task: Task) -> Taught | None:
+        """What is held, be it written down or not."""
+        answer = self._answers.get((task.user, task.digest))
+        taught = self._ledger.taught(task.user, task.digest)
+        if answer is None:
+            return taught
+        held = taught.held if taught is not None else None
+        return Taught(answer.lesson if answer.outcome.confirmed else held, answer)
 
     @asynccontextmanager
     async def _alone(self, key: tuple[str, str]) -> AsyncIterator[None]:

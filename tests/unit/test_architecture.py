@@ -20,7 +20,7 @@ RANKS = (
     {"teacher"},
     {"account", "batch"},
     {"daemon", "milter"},
-    {"lab"},
+    {"lab", "doctor"},
     {"cli"},
     {"__main__"},
 )
@@ -77,7 +77,9 @@ def test_pymilter_is_confined_to_the_milter() -> None:
     assert users == {"milter"}
 
 
-@pytest.mark.parametrize("module", ["rspamd", "dovecot", "daemon", "milter", "lab", "setup", "cli"])
+@pytest.mark.parametrize(
+    "module", ["rspamd", "dovecot", "daemon", "milter", "lab", "doctor", "setup", "cli"]
+)
 def test_public_names_are_importable_from_their_package(module: str) -> None:
     """What a package offers is what it lists."""
     package = importlib.import_module(f"mailhooks.{module}")

@@ -9,7 +9,9 @@ from typing import get_type_hints
 
 import click
 import msgspec
+import prometheus_client
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from mailhooks.cli import main
 from mailhooks.config import Settings
@@ -41,6 +43,44 @@ def test_every_setting_is_documented_with_its_default() -> None:
         section: {key: value.replace(", ", ",") for key, value in keys.items()}
         for section, keys in documented().items()
     } == actual
+
+
+def test_every_metric_is_documented_with_its_type_and_labels() -> None:
+    """No metric is missing from the page, and none there does not exist."""
+    importlib.import_module("mailhooks.daemon.service")  # imports all that counts
+    actual = {
+        metric._name + ("_total" if metric._type == "counter" else ""): (
+            metric._type,
+            list(metric._labelnames),
+        )
+        for metric in prometheus_client.REGISTRY._collector_to_names
+        if isinstance(metric, MetricWrapperBase) and metric._name.startswith("mailhooks_")
+    }
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(mailhooks_\w+)` \| (\w+) \| (.*?) \|", text, flags=re.MULTILINE)
+    assert {name: (kind, re.findall(r"`(\w+)`", labels)) for name, kind, labels in rows} == actual
+
+
+def test_every_value_of_a_label_is_documented() -> None:
+    """Whoever writes an alert finds on the page what it may ask for."""
+    importlib.import_module("mailhooks.daemon.service")
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    for metric in prometheus_client.REGISTRY.collect():
+        if metric.name.startswith("mailhooks_"):
+            for sample in metric.samples:
+                for label, value in sample.labels.items():
+                    # Whoever starts a script server names its program.
+                    assert label in ("program", "le") or f"`{value}`" in text, (sample.name, value)
+
+
+def test_alerts_ask_for_metrics_that_exist() -> None:
+    """An alert on a misspelt name would never fire."""
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    tables, _, alerts = text.partition("## Alerts")
+    documented_names = set(re.findall(r"^\| `(mailhooks_\w+)`", tables, flags=re.MULTILINE))
+    asked = {name.removesuffix("_bucket") for name in re.findall(r"mailhooks_\w+", alerts)}
+    assert asked
+    assert asked <= documented_names
 
 
 def commands(command: click.Command, path: str) -> list[str]:

@@ -91,3 +91,22 @@ def test_the_status_is_one_ascii_line(
     assert status.isascii()
     assert "\n" not in status
     assert len(status) < 200
+
+
+@pytest.mark.parametrize(
+    ("carried", "bayes", "surely"),
+    [
+        (milter(0.5), NoBayes(NoBayesWhy.NO_OPINION), True),
+        (milter(0.5), Bayes(-3.0, 0.02), True),
+        (milter(2.0), NoBayes(NoBayesWhy.UNAVAILABLE), True),
+        (milter(2.1), NoBayes(NoBayesWhy.NO_OPINION), False),
+        (milter(-5.0), Bayes(0.1, 0.6), False),
+        (milter(7.0), NoBayes(NoBayesWhy.NO_OPINION), False),
+        (NoScore(Why.ABSENT), Bayes(-4.0, 0.0), False),
+    ],
+)
+def test_only_what_nothing_speaks_against_trains_as_ham_by_itself(
+    carried: MilterScore | NoScore, bayes: Bayes | NoBayes, surely: bool
+) -> None:
+    """A missed spam must not teach that spam is ham."""
+    assert decide(carried, bayes, 6.0).is_surely_ham is surely

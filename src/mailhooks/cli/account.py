@@ -96,6 +96,7 @@ def retrain(
                         yield task
             except DoveadmError as error:
                 tally.problems.append(f"{account.name}: {error}")
+            tally.problems += account.problems
 
     _run(settings, tasks, "retrain", dry_run=False, connections=connections, as_json=as_json)
 
@@ -142,6 +143,7 @@ def reconcile(
                         yield task
             except DoveadmError as error:
                 tally.problems.append(f"{account.name}: {error}")
+            tally.problems += account.problems
 
     _run(settings, tasks, "reconcile", dry_run=dry_run, connections=connections, as_json=as_json)
 

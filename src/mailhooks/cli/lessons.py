@@ -15,19 +15,21 @@ from mailhooks.batch import CONNECTIONS, Batch
 from mailhooks.cli import common
 from mailhooks.cli.tally import Tally
 from mailhooks.errors import MailhooksError
+from mailhooks.lesson import Lesson
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
 from mailhooks.teacher import Done, Result, Task, Teacher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
-    from mailhooks.config import Settings
+    from mailhooks.config import RedisSettings, Settings
     from mailhooks.ledger import Ledger
 
     Tasks = Callable[[Ledger, Tally], AsyncGenerator[Task, None]]
 
 SAY_EVERY_S = 10.0
+REDIS_TIMEOUT_S = 5.0
 connections_option = click.option(
     "--connections",
     type=click.IntRange(1, 64),
@@ -99,14 +101,17 @@ async def _run(
                 max_message_bytes=settings.daemon.max_message_bytes,
                 retry_refused=by_hand,
                 waiting=frozenset() if by_hand else _waiting(settings),
+                count=_count_in(settings.redis),
             )
 
             def report(task: Task, result: Result) -> None:
                 tally.count(task, result)
                 advance(task, result)
 
-            handle = teacher.foresee if tally.dry_run else teacher.teach
-            batch = Batch(handle, report, connections=connections)
+            if tally.dry_run:
+                batch = Batch(teacher.foresee, report, connections=connections)
+            else:
+                batch = Batch(teacher.teach, report, settle=teacher.settle, connections=connections)
             with _ctrl_c(batch, tally, on_stop):
                 try:
                     await batch.run(source)
@@ -118,6 +123,21 @@ async def _run(
                         raise
             tally.problems += batch.problems
     return tally
+
+
+def _count_in(redis: RedisSettings) -> Callable[[str], Mapping[Lesson, int]] | None:
+    """How many messages of each class Redis counts for a user; None if no Redis is configured."""
+    if not redis.url:
+        return None
+    from mailhooks.statistics import Statistics
+
+    statistics = Statistics(redis.url, redis.key_prefix, timeout_s=REDIS_TIMEOUT_S)
+
+    def count(user: str) -> Mapping[Lesson, int]:
+        learned = statistics.learned(user)
+        return {Lesson.SPAM: learned.spam, Lesson.HAM: learned.ham}
+
+    return count
 
 
 def _waiting(settings: Settings) -> frozenset[tuple[str, str]]:

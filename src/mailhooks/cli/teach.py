@@ -94,25 +94,29 @@ async def _tasks(
         found = iter_messages(
             _STANDARD_INPUT if is_stdin else Path(path), stdin=stdin.stream if is_stdin else None
         )
-        try:
-            # In a thread, for disks and pipes make one wait; some at once, for
-            # going there and back takes longer than reading a usual message.
-            while batch := await asyncio.to_thread(_some, found):
-                for message in batch:
-                    yield Task.of(user, lesson, path, message.name, message.raw)
-        except SourceError as error:
-            if not tally.interrupted:
-                tally.problems += str(error).splitlines()
+        ended, error = False, None
+        # In a thread, for disks and pipes make one wait; some at once, for
+        # going there and back takes longer than reading a usual message.
+        while not ended:
+            messages, error = await asyncio.to_thread(_some, found)
+            ended = not messages or error is not None
+            for message in messages:
+                yield Task.of(user, lesson, path, message.name, message.raw)
+        if error is not None and not tally.interrupted:
+            tally.problems += str(error).splitlines()
 
 
-def _some(found: Iterator[FoundMessage]) -> list[FoundMessage]:
-    """A few small messages, or one large one; empty at the end."""
-    batch: list[FoundMessage] = []
+def _some(found: Iterator[FoundMessage]) -> tuple[list[FoundMessage], SourceError | None]:
+    """A few small messages, or one large one; none at the end; and why it ended, if not well."""
+    messages: list[FoundMessage] = []
     size = 0
-    while size < _READ_AT_ONCE_BYTES and (message := next(found, None)) is not None:
-        batch.append(message)
-        size += len(message.raw)
-    return batch
+    try:
+        while size < _READ_AT_ONCE_BYTES and (message := next(found, None)) is not None:
+            messages.append(message)
+            size += len(message.raw)
+    except SourceError as error:
+        return messages, error
+    return messages, None
 
 
 def _see_that_all_exist(paths: tuple[str, ...]) -> None:

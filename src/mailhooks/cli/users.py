@@ -74,8 +74,8 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
 
 def _state(learned: Learned, min_learns: int) -> dict[str, Any]:
     return {
-        "spam": learned.spam,
-        "ham": learned.ham,
+        "spam": max(0, learned.spam),
+        "ham": max(0, learned.ham),
         "min_learns": min_learns,
         "ready": min(learned.spam, learned.ham) >= min_learns,
         "state": learned.lacking(min_learns),

@@ -7,12 +7,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from prometheus_client import Counter, Histogram
+
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import RspamdError, SpoolError
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, Verdict, decide
-from mailhooks.score import MilterScore, NoScore, received_ids, verify
+from mailhooks.score import MilterScore, NoScore, Why, received_ids, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,30 @@ log = logging.getLogger("mailhooks.classify")
 
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
+
+VERDICTS = Counter("mailhooks_verdicts_total", "Verdicts given at delivery.", ["folder"])
+MILTER_SCORES = Counter(
+    "mailhooks_milter_scores_total",
+    "Milter scores carried by delivered messages: verified, or why there is none.",
+    ["result"],
+)
+BAYES = Counter(
+    "mailhooks_bayes_total",
+    "Bayes asked for at delivery: an opinion, or why there is none.",
+    ["result"],
+)
+SECONDS = Histogram(
+    "mailhooks_classification_seconds",
+    "From the connection of Dovecot to the verdict.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+# A series that begins with its first event hides that event from rate().
+for _folder in Folder:
+    VERDICTS.labels(_folder.value)
+for _result in ("verified", *(why.value for why in Why)):
+    MILTER_SCORES.labels(_result)
+for _result in ("opinion", *(why.value for why in NoBayesWhy)):
+    BAYES.labels(_result)
 
 
 class Classifier:
@@ -82,11 +108,17 @@ class Classifier:
         reserve_s = self._deadline_s * OWN_SHARE
         bayes = await self._bayes(call.message, user, deadline - reserve_s - loop.time())
         verdict = decide(milter, bayes, self._policy.threshold)
-        if verdict.folder is Folder.INBOX and self._learning.learn_on_delivery == "all":
+        if self._teaches(verdict):
             await self._teach_ham(call.message, user, deadline - loop.time())
         self._log(user, queue_id, verdict)
+        _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
+
+    def _teaches(self, verdict: Verdict) -> bool:
+        if self._learning.learn_on_delivery == "confident":
+            return verdict.is_surely_ham
+        return self._learning.learn_on_delivery == "all" and verdict.folder is Folder.INBOX
 
     def _carried(self, call: ScriptCall) -> tuple[MilterScore | NoScore, str]:
         """The carried score, and Postfix's queue id for the log."""
@@ -131,3 +163,11 @@ class Classifier:
 
     def _log(self, user: str, queue_id: str, verdict: Verdict) -> None:
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
+
+
+def _count(verdict: Verdict, elapsed_s: float) -> None:
+    milter, bayes = verdict.milter, verdict.bayes
+    VERDICTS.labels(verdict.folder.value).inc()
+    MILTER_SCORES.labels("verified" if isinstance(milter, MilterScore) else milter.why.value).inc()
+    BAYES.labels("opinion" if isinstance(bayes, Bayes) else bayes.why.value).inc()
+    SECONDS.observe(elapsed_s)

@@ -16,6 +16,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from prometheus_client import Counter
+
 from mailhooks.dovecot import Peer, ScriptCall, ScriptParser
 from mailhooks.errors import MailhooksError, ProtocolError
 
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger("mailhooks.learn")
+
+CALLS = Counter("mailhooks_drop_folder_calls_total", "Calls found in the drop folder.", ["result"])
+TAKEN, SET_ASIDE = CALLS.labels("taken"), CALLS.labels("set-aside")
+FAILURES = Counter(
+    "mailhooks_drop_folder_failures_total",
+    "Looks into the drop folder that failed, or could not keep a call.",
+)
 
 
 class Dropbox:
@@ -58,6 +67,7 @@ class Dropbox:
                 await self.empty()
                 self._complaint = ""
             except (OSError, MailhooksError) as error:
+                FAILURES.inc()
                 # Said once for each trouble, not every few seconds.
                 if str(error) != self._complaint:
                     self._complaint = str(error)
@@ -81,9 +91,11 @@ class Dropbox:
             except ProtocolError as error:
                 log.error("drop folder: %s is set aside: %s", path.name, error)
                 await asyncio.to_thread(path.rename, path.with_name(f".bad-{path.name}"))
+                SET_ASIDE.inc()
                 continue
             await asyncio.to_thread(path.unlink)
             taken += 1
+            TAKEN.inc()
         return taken
 
     def _files(self) -> list[Path]:

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from prometheus_client import Counter, Gauge
+
 from mailhooks.daemon.schedule import Schedule
 from mailhooks.errors import (
     LedgerError,
@@ -53,6 +55,41 @@ MAX_CRASHES = 3
 """A sample under way when that many processes died is set aside."""
 
 PRUNE_EVERY_S = 86400.0
+
+REFUSAL_S = 300.0
+"""How long a sample that could not be put on disk counts as trouble.
+
+A full disk shows in nothing but that. What was refused comes again from the
+drop folder every few seconds, so trouble that lasts is renewed.
+"""
+
+TAKEN = Counter(
+    "mailhooks_samples_taken_total", "Samples put on disk by this process.", ["origin", "lesson"]
+)
+WAITING = Gauge("mailhooks_samples_waiting", "Samples in the spool that are not learned yet.")
+OLDEST_AGE = Gauge(
+    "mailhooks_samples_oldest_age_seconds",
+    "Time since the user acted whose sample waits longest; 0 without one.",
+)
+SET_ASIDE = Gauge("mailhooks_samples_set_aside", "Files in the spool's folder bad/.")
+LEARNS = Counter(
+    "mailhooks_learns_total", "What became of one try to learn a user's message.", ["outcome"]
+)
+SPOOL_FAILURES = Counter(
+    "mailhooks_spool_failures_total", "Times the spool could not be used.", ["during"]
+)
+# A series that begins with its first event hides that event from rate().
+for _origin in ("move", "append", "keyword", "delivery"):
+    for _lesson in Lesson:
+        TAKEN.labels(_origin, _lesson.value)
+for _outcome in (
+    *(status.value for status in LearnStatus),
+    *("already", "taken-back", "overtaken", "dropped", "set-aside"),
+    *("temporary", "configuration", "failed"),
+):
+    LEARNS.labels(_outcome)
+for _during in ("take", "scan", "learn"):
+    SPOOL_FAILURES.labels(_during)
 
 Key = tuple[str, str]
 Count = Callable[[str, Lesson], int]
@@ -128,7 +165,9 @@ class Samples:
         self._busy: set[Key] = set()
         self._changed = asyncio.Event()
         self._ledger: Ledger | None = None
-        self._complaint = ""
+        self._complaint: SpoolError | LedgerError | None = None
+        # The last sample that could not be put on disk: when, and why.
+        self._refusal: tuple[float, SpoolError] | None = None
 
     async def take(
         self,
@@ -160,15 +199,56 @@ class Samples:
             origin=origin,
             received=self._clock() if received is None else received,
         )
-        self._add(await asyncio.to_thread(self._spool.put, label, message))
+        try:
+            entry = await asyncio.to_thread(self._spool.put, label, message)
+        except SpoolError as error:
+            SPOOL_FAILURES.labels("take").inc()
+            self._refusal = self._clock(), error
+            raise
+        self._refusal = None
+        TAKEN.labels(origin, lesson.value).inc()
+        self._add(entry)
 
     @property
     def waiting(self) -> int:
         """Samples not yet learned, as far as they have been noticed."""
         return len(self._known)
 
+    @property
+    def oldest_s(self) -> float:
+        """Seconds since the user acted whose sample waits longest; 0 without one."""
+        # The entries of a group are sorted, and there may be very many groups.
+        received = (group.entries[0].label.received for group in self._groups.values())
+        oldest = min(received, default=None)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
+    @property
+    def ledger_open(self) -> bool:
+        """Whether the ledger is open, without which nothing is learned."""
+        return self._ledger is not None
+
+    @property
+    def spool_usable(self) -> bool:
+        """Whether the spool could be looked through, and took what came lately."""
+        return not isinstance(self._complaint, SpoolError) and not self._refused_lately
+
+    @property
+    def trouble(self) -> str:
+        """What keeps samples from being taken or learned just now; empty if nothing does."""
+        if self._complaint is not None:
+            return str(self._complaint)
+        if self._refusal is not None and self._refused_lately:
+            return str(self._refusal[1])
+        return "" if self.ledger_open else "the spool has not been looked through yet"
+
+    @property
+    def _refused_lately(self) -> bool:
+        return self._refusal is not None and self._clock() - self._refusal[0] < REFUSAL_S
+
     async def run(self) -> None:
         """Learn for ever; cancel to stop. Samples that are not finished stay in the spool."""
+        WAITING.set_function(lambda: self.waiting)
+        OLDEST_AGE.set_function(lambda: self.oldest_s)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_house())
@@ -188,15 +268,18 @@ class Samples:
         while True:
             try:
                 await self._look_through()
+                await self._count_set_aside()
                 if self._ledger is not None and self._clock() - pruned >= PRUNE_EVERY_S:
                     pruned = self._clock()
                     before = pruned - self._settings.keep_days * 86400
                     await asyncio.to_thread(self._ledger.prune, before)
-                self._complaint = ""
+                self._complaint = None
             except (SpoolError, LedgerError) as error:
+                if isinstance(error, SpoolError):
+                    SPOOL_FAILURES.labels("scan").inc()
                 # Said once for each trouble, not every few seconds.
-                if str(error) != self._complaint:
-                    self._complaint = str(error)
+                said, self._complaint = self._complaint, error
+                if str(error) != str(said):
                     log.error("nothing is learned, samples are kept: %s", error)
             await asyncio.sleep(self._settings.rescan_s)
 
@@ -209,15 +292,27 @@ class Samples:
             return list(self._spool.entries(self._known))
 
         ledger = self._ledger
-        if ledger is None:
-            ledger = await asyncio.to_thread(self._open_ledger)
-            self._crashes = await asyncio.to_thread(ledger.attempts)
-        for entry in await asyncio.to_thread(read):
-            self._add(entry)
+        try:
+            if ledger is None:
+                ledger = await asyncio.to_thread(self._open_ledger)
+                self._crashes = await asyncio.to_thread(ledger.attempts)
+            for entry in await asyncio.to_thread(read):
+                self._add(entry)
+        except BaseException:
+            if ledger is not None and self._ledger is None:
+                ledger.close()
+            raise
         # Only now: what was under way in a crash is known before anything is learned.
         if self._ledger is None:
             self._ledger = ledger
             self._changed.set()
+
+    async def _count_set_aside(self) -> None:
+        # A file in bad/ that cannot be read is no reason to learn nothing.
+        with contextlib.suppress(SpoolError):
+            SET_ASIDE.set(
+                await asyncio.to_thread(lambda: sum(1 for _ in self._spool.all_set_aside()))
+            )
 
     def _add(self, entry: Entry) -> None:
         if entry.name in self._known:
@@ -283,10 +378,15 @@ class Samples:
         try:
             await self._learn(entries)
         except RspamdMisconfigured as error:
+            LEARNS.labels("configuration").inc()
             wait_s = self._postpone(key, logging.ERROR, f"kept until settings change: {error}")
         except (RspamdUnavailable, SpoolError, LedgerError, StatisticsError) as error:
+            LEARNS.labels("temporary").inc()
+            if isinstance(error, SpoolError):
+                SPOOL_FAILURES.labels("learn").inc()
             wait_s = self._postpone(key, logging.WARNING, f"kept: {error}")
         except Exception:
+            LEARNS.labels("failed").inc()
             # Its attempt is not ended: to the ledger it counts like a death.
             log.exception("user=%s: sample %.12s: unexpected failure", *key)
             wait_s = self._postpone(key, logging.ERROR, "kept: unexpected failure")
@@ -314,6 +414,7 @@ class Samples:
     async def _learn(self, entries: list[Entry]) -> None:
         chosen = settled_lesson(entries)
         if chosen is None:
+            LEARNS.labels("taken-back").inc()
             log.info("user=%s: sample %.12s: taken back", *_key(entries[-1]))
         else:
             await asyncio.to_thread(self._clear_up, chosen.label.user)
@@ -389,13 +490,16 @@ class Samples:
         ledger, label = self._opened(), entry.label
         taught = ledger.taught(label.user, label.digest)
         if taught is not None and taught.held is label.lesson:
+            LEARNS.labels("already").inc()
             log.info("user=%s: sample %.12s: is %s already", *_key(entry), label.lesson.value)
             return None
         if taught is not None and taught.last.time > label.received:
+            LEARNS.labels("overtaken").inc()
             log.info("user=%s: sample %.12s: overtaken by a later one", *_key(entry))
             return None
         message = self._spool.message(entry)
         if message is None:
+            LEARNS.labels("dropped").inc()
             log.info("user=%s: sample %.12s: dropped by somebody", *_key(entry))
             return None
         before = self._learns(label)
@@ -403,6 +507,7 @@ class Samples:
         if ledger.begin_attempt(entry.name, before) > MAX_CRASHES:
             self._spool.set_aside(entry, f"under way when {MAX_CRASHES} processes died")
             ledger.end_attempt(entry.name)
+            LEARNS.labels("set-aside").inc()
             log.error("user=%s: sample %.12s: set aside, it kills the worker", *_key(entry))
             return None
         return message, before
@@ -420,6 +525,7 @@ class Samples:
                 detail="" if result.learned else result.status.value,
             )
         )
+        LEARNS.labels(result.status.value).inc()
         log.info(
             "user=%s: sample %.12s as %s: %s",
             *_key(entry),

@@ -1,10 +1,11 @@
-"""``mailhooks serve``: both sockets and the worker, until SIGTERM or SIGINT."""
+"""``mailhooks serve``: both sockets, metrics and the worker, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from mailhooks.config import Settings, uids_of
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.dropbox import Dropbox
 from mailhooks.daemon.learn import Learner
+from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.samples import Samples
 from mailhooks.dovecot import ScriptServer, ServerLimits
 from mailhooks.keys import load_keys
@@ -31,6 +33,7 @@ log = logging.getLogger("mailhooks.daemon")
 CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
 REDIS_TIMEOUT_S = 5.0
+OPEN_FILES = 16384
 
 
 async def serve(settings: Settings) -> None:
@@ -43,6 +46,9 @@ async def serve(settings: Settings) -> None:
     daemon = settings.daemon
     keys = load_keys(settings.score.key_file)
     mail_uids = uids_of(daemon.mail_users)
+    # Each waiting Sieve call is an open file; the soft limit is often 1,024.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,6 +89,7 @@ async def serve(settings: Settings) -> None:
             server = ScriptServer(daemon.socket_dir / name, handler, limits=limits)
             await server.start()
             stack.push_async_callback(server.stop)
+        await stack.enter_async_context(metrics_served(daemon.metrics, samples))
         dropbox = Dropbox(
             daemon.drop_dir,
             learner.answer,

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from prometheus_client import Counter, Gauge
+
 from mailhooks.dovecot import listener
 from mailhooks.dovecot.memory import MessageMemory, Share
 from mailhooks.dovecot.script_call import (
@@ -42,6 +44,16 @@ log = logging.getLogger("mailhooks.dovecot")
 _FAILURE: Final = encode_reply(b"", ok=False)
 _ACCEPT_PAUSE_S: Final = 0.2
 _CANCEL_WAIT_S: Final = 1.0
+
+CALLS = Counter(
+    "mailhooks_script_calls_total",
+    "Calls on a script socket; each connection that was accepted is one.",
+    ["program", "result"],
+)
+RESULTS: Final = ("done", "refused", "failed")
+CONNECTIONS = Gauge(
+    "mailhooks_script_connections", "Connections open on a script socket.", ["program"]
+)
 
 
 class ScriptServer:
@@ -92,6 +104,8 @@ class ScriptServer:
         self._connections: set[asyncio.Task[None]] = set()
         self._handlers: set[asyncio.Task[bytes]] = set()
         self._turns = asyncio.Semaphore(self._limits.handlers)
+        self._results = {name: CALLS.labels(self._path.name, name) for name in RESULTS}
+        self._open = CONNECTIONS.labels(self._path.name)
 
     async def start(self) -> None:
         """Listen and serve until ``stop``.
@@ -177,7 +191,7 @@ class ScriptServer:
 
     async def _serve(self, sock: socket.socket) -> None:
         who = self._path.name
-        with sock:
+        with sock, self._open.track_inprogress():
             try:
                 peer = Peer.of(sock)
                 who = f"{who}: uid {peer.uid} pid {peer.pid}"
@@ -203,10 +217,14 @@ class ScriptServer:
         """Read one call and return the bytes of its answer."""
         deadline = asyncio.get_running_loop().time() + self._limits.read_timeout_s
         share = Share()
+        result = "refused"
         try:
             async with asyncio.timeout_at(deadline):
                 call = await read_call(sock, peer, self._limits, self.memory, share)
+            result = "failed"
             reply = await self._answer(call, who)
+            if reply != _FAILURE:
+                result = "done"
             return reply if call.wants_reply else b""
         except TimeoutError:
             log.warning("%s: refused: input did not end in time", who)
@@ -214,6 +232,8 @@ class ScriptServer:
         except ProtocolError as error:
             log.warning("%s: refused: %s", who, error)
         finally:
+            # Before the answer is sent: whoever has it finds it counted.
+            self._results[result].inc()
             self.memory.release(share)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):

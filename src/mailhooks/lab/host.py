@@ -366,6 +366,7 @@ class Lab:
                 "spool_dir": root / "spool",
                 "drop_dir": root / "drop",
                 "deadline_s": self._deadline_s,
+                "metrics": f"unix:{root}/run/mailhooks/metrics.sock",
             },
             "milter": {
                 "socket": f"unix:{root}/run/mailhooks/milter.sock",

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+from delivered import message_id
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from mailhooks.lab import Lab
+    from mailhooks.lab.letters import LetterBox
+
+Series = tuple[str, frozenset[tuple[str, str]]]
+
+
+def get(lab: Lab, path: str) -> tuple[int, str]:
+    """Status and body of what the daemon answers on its socket."""
+    connection = http.client.HTTPConnection("localhost")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(lab.root / "run/mailhooks/metrics.sock"))
+        connection.sock = sock
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def scrape(lab: Lab) -> dict[Series, float]:
+    """Every series of ours."""
+    status, text = get(lab, "/metrics")
+    assert status == 200
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("mailhooks_")
+    }
+
+
+def health(lab: Lab) -> tuple[int, dict[str, Any]]:
+    status, text = get(lab, "/health")
+    return status, json.loads(text)
+
+
+def series(name: str, **labels: str) -> Series:
+    return name, frozenset(labels.items())
+
+
+def settled(lab: Lab) -> None:
+    lab.wait(
+        "nothing waits", lambda: lab.waiting_samples() == 0 and health(lab)[1]["ok"], timeout_s=60
+    )
+    lab.wait("and the daemon knows", lambda: health(lab)[1]["samples_waiting"] == 0)
+
+
+def learned(lab: Lab) -> float:
+    return scrape(lab)[series("mailhooks_learns_total", outcome="learned")]
+
+
+def deliver(lab: Lab, box: LetterBox, name: str) -> int:
+    """One newsletter into a user's INBOX; returns its uid."""
+    raw = box.newsletter([f"{name}@mail.example"]).raw
+    lab.send(raw, [name])
+    return lab.mailbox(name).wait_for(message_id(raw)).uid
+
+
+def test_a_delivery_and_a_move_are_counted_once_each(
+    lab: Lab, people: list[str], box: LetterBox
+) -> None:
+    """Verdict, milter score, Bayes, duration, calls, sample and lesson grow by one, no more."""
+    name = people[0]
+    settled(lab)
+    before = scrape(lab)
+    uid = deliver(lab, box, name)
+    lab.mailbox(name).move([uid], "INBOX", "Junk")
+    lab.wait("learned", lambda: lab.learns(name) == (1, 0))
+    settled(lab)
+    after = scrape(lab)
+    grown = {
+        key: after[key] - before[key]
+        for key in after
+        if after[key] != before[key]
+        and not key[0].endswith(("_bucket", "_seconds_sum", "_age_seconds"))
+    }
+    assert grown == {
+        series("mailhooks_verdicts_total", folder="inbox"): 1,
+        series("mailhooks_milter_scores_total", result="verified"): 1,
+        series("mailhooks_bayes_total", result="no opinion"): 1,
+        series("mailhooks_classification_seconds_count"): 1,
+        series("mailhooks_script_calls_total", program="mailhooks-classify", result="done"): 1,
+        series("mailhooks_script_calls_total", program="mailhooks-learn", result="done"): 1,
+        series("mailhooks_samples_taken_total", origin="move", lesson="spam"): 1,
+        series("mailhooks_learns_total", outcome="learned"): 1,
+    }
+
+
+def test_a_spool_that_is_no_folder_is_seen_counted_and_forgotten_when_it_is_back(
+    lab: Lab, people: list[str], box: LetterBox
+) -> None:
+    """Health turns to 503 with the reason, the failure counts, and the move is learned later."""
+    name = people[0]
+    settled(lab)
+    uid = deliver(lab, box, name)
+    before = scrape(lab)
+    spool, away = lab.root / "spool", lab.root / "spool-away"
+    spool.rename(away)
+    try:
+        spool.write_bytes(b"")
+        lab.mailbox(name).move([uid], "INBOX", "Junk")
+        lab.wait("it shows", lambda: "cannot be prepared" in health(lab)[1]["trouble"])
+        status, state = health(lab)
+        assert (status, state["ok"], state["spool_usable"]) == (503, False, False)
+        during = scrape(lab)
+        for where in ("take", "scan"):
+            key = series("mailhooks_spool_failures_total", during=where)
+            assert during[key] > before[key]
+        key = series("mailhooks_script_calls_total", program="mailhooks-learn", result="failed")
+        assert during[key] - before[key] == 1
+    finally:
+        spool.unlink()
+        away.rename(spool)
+    lab.wait("learned", lambda: lab.learns(name) == (1, 0))
+    settled(lab)
+    assert health(lab)[0] == 200
+    after = scrape(lab)
+    key = series("mailhooks_drop_folder_calls_total", result="taken")
+    assert after[key] - before[key] == 1
