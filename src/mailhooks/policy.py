@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 from mailhooks.score import MilterScore, NoScore
 
-
 SURELY_HAM_SHARE = 1 / 3
 """A sum up to this part of the threshold is far below it."""
 

@@ -38,7 +38,7 @@ def group(letters: str) -> list[Entry]:
     """Samples in order: Move, Append, Keyword or Delivery, each as Spam or Ham."""
     origins = {"M": "move", "A": "append", "K": "keyword", "D": "delivery"}
     return [
-        entry(SPAM if lesson == "S" else HAM, origins[origin]) for origin, lesson in letters.split()
+        entry(SPAM if sample[1] == "S" else HAM, origins[sample[0]]) for sample in letters.split()
     ]
 
 
