@@ -33,10 +33,10 @@ help:
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(if $(MAIL),--mail "$(MAIL)")
 
-test: lint packages $(VENV)/.wheel $(VENV)/.dev
+test: lint
 	$(SUDO) $(BIN)/python -m pytest
 
-lint: $(VENV)/.dev
+lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
