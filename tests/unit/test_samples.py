@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -380,10 +381,11 @@ async def test_a_call_that_comes_late_does_not_overrule_a_later_lesson(
     tmp_path: Path, rspamd: FakeRspamd
 ) -> None:
     """What waited in the drop folder counts from when the user did it."""
+    now = time.time()
     async with running(tmp_path, rspamd) as samples:
-        await samples.take("ann", HAM, "d1", "move", b"one", received=2000.0)
+        await samples.take("ann", HAM, "d1", "move", b"one", received=now)
         await until(lambda: samples.waiting == 0)
-        await samples.take("ann", SPAM, "d1", "move", b"one", received=1000.0)
+        await samples.take("ann", SPAM, "d1", "move", b"one", received=now - 10)
         await until(lambda: samples.waiting == 0)
     assert [lesson for _, lesson, _ in rspamd.learned] == [HAM]
 
@@ -419,7 +421,10 @@ async def test_what_a_killed_process_had_learned_is_not_learned_again(
     spool = Spool(tmp_path)
     spool.prepare()
     entries = [
-        spool.put(Label(user="ann", lesson=SPAM, digest=d, origin="move", received=1.0), d.encode())
+        spool.put(
+            Label(user="ann", lesson=SPAM, digest=d, origin="move", received=time.time()),
+            d.encode(),
+        )
         for d in ("learned", "not")
     ]
     ledger = SqliteLedger(tmp_path / "ledger")
@@ -439,7 +444,7 @@ async def test_a_count_that_others_raised_does_not_pass_for_a_lesson(
     """A sample that was cleared up as not learned stays so through the next death."""
     spool = Spool(tmp_path)
     spool.prepare()
-    label = Label(user="ann", lesson=SPAM, digest="late", origin="move", received=1.0)
+    label = Label(user="ann", lesson=SPAM, digest="late", origin="move", received=time.time())
     entry = spool.put(label, b"late")
     ledger = SqliteLedger(tmp_path / "ledger")
     ledger.begin_attempt(entry.name, 0)

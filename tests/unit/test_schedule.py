@@ -46,6 +46,19 @@ def test_a_busy_user_is_passed_over_and_comes_later() -> None:
     assert drain(schedule, 1.0) == ["a0", "a1"]
 
 
+def test_a_key_that_was_discarded_does_not_come() -> None:
+    """Whether it is due or not yet, and discarding what is not there is no error."""
+    schedule: Schedule[str] = Schedule()
+    for key, due in (("now", 0.0), ("later", 5.0), ("stays", 5.0)):
+        schedule.put(key, "ann", due)
+    assert schedule.wait_s(1.0) == 0.0
+    for key in ("now", "later", "other"):
+        schedule.discard(key)
+    assert schedule.wait_s(1.0) == 4.0
+    assert drain(schedule, 9.0) == ["stays"]
+    assert len(schedule) == 0
+
+
 def test_a_key_put_again_comes_once_at_its_new_time() -> None:
     """A settle time that begins anew moves the key, even if it was due already."""
     schedule: Schedule[str] = Schedule()

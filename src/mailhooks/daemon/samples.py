@@ -333,6 +333,9 @@ class Samples:
 
     def _put(self, key: Key, due: float) -> None:
         suspect = any(entry.name in self._crashes for entry in self._groups[key].entries)
+        # In one of the two only: a group may become a suspect while it waits.
+        self._schedule.discard(key)
+        self._suspects.discard(key)
         (self._suspects if suspect else self._schedule).put(key, key[0], due)
 
     def _start_due(self, tasks: asyncio.TaskGroup) -> float | None:

@@ -35,6 +35,11 @@ class Schedule(Generic[K]):
         self._users[key] = user
         heapq.heappush(self._later, (due, next(self._order), key))
 
+    def discard(self, key: K) -> None:
+        """Forget a key, if it is there."""
+        if key in self._due:
+            del self._due[key], self._users[key]
+
     def pop(self, now: float, busy: Collection[str] = ()) -> K | None:
         """Take the next key that is due, or None if there is none.
 
