@@ -442,20 +442,27 @@ async def test_a_count_that_others_raised_does_not_pass_for_a_lesson(
     tmp_path: Path, rspamd: FakeRspamd
 ) -> None:
     """A sample that was cleared up as not learned stays so through the next death."""
+    now = time.time()
     spool = Spool(tmp_path)
     spool.prepare()
-    label = Label(user="ann", lesson=SPAM, digest="late", origin="move", received=time.time())
-    entry = spool.put(label, b"late")
+    late, other = (
+        spool.put(
+            Label(user="ann", lesson=SPAM, digest=digest, origin="move", received=received),
+            digest.encode(),
+        )
+        for digest, received in (("late", now), ("other", now - 2000))
+    )
     ledger = SqliteLedger(tmp_path / "ledger")
-    ledger.begin_attempt(entry.name, 0)
-    rspamd.failures = [RspamdUnavailable("down")] * 1000
-    async with running(tmp_path, rspamd, count=rspamd.count):
-        await until(lambda: ledger.learns_before(entry.name) is None)
+    ledger.begin_attempt(late.name, 0)
     ledger.close()
-    rspamd.failures = []
-    rspamd.learned.append(("ann", SPAM, b"another"))
+    # The other one settles first, and raises the count that the late one was begun with.
+    slowly = msgspec.structs.replace(SETTINGS, settle_s=1000.0)
+    async with running(tmp_path, rspamd, slowly, count=rspamd.count) as samples:
+        await until(lambda: bool(rspamd.learned) and samples.waiting == 1)
+    assert rspamd.learned == [("ann", SPAM, b"other")]
+    assert other.name not in {entry.name for entry in spool.entries()}
     async with running(tmp_path, rspamd, count=rspamd.count) as samples:
-        await until(lambda: samples.waiting == 0 and len(rspamd.learned) == 2)
+        await until(lambda: len(rspamd.learned) == 2 and samples.waiting == 0)
     assert rspamd.learned[-1] == ("ann", SPAM, b"late")
 
 
