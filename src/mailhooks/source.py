@@ -36,7 +36,6 @@ SourceKind = Literal["file", "folder", "maildir", "mbox", "tar"]
 
 _HEAD_BYTES = 512  # one tar block: enough for every signature below
 _TAR_MAGIC_OFFSET = 257  # POSIX.1-1988 ustar header
-_TAR_BLOCK = bytes(tarfile.BLOCKSIZE)
 _TAR_NAME = re.compile(r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2?|txz)$", re.IGNORECASE)
 _CHUNK_BYTES = 1 << 16
 _REPORTED_PROBLEMS = 5
@@ -249,11 +248,11 @@ class _StrictMember(tarfile.TarInfo):
     """A tar member whose damaged header is an error; tarfile takes it for the archive's end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if buf == _TAR_BLOCK:  # the regular end, which tarfile wants to see for itself
-            return super().frombuf(buf, encoding, errors)
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # the end; tarfile wants to see it
+            raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"damaged or cut off: {error}") from error
 
