@@ -30,8 +30,12 @@ SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml REA
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
 
+# MAIL counts on make's command line only: login shells set it to /var/mail/$$USER.
+ifeq ($(origin MAIL),command line)
+DEMO_MAIL := --mail "$(MAIL)"
+endif
 demo: packages $(VENV)/.wheel
-	$(SUDO) $(BIN)/mailhooks lab demo $(if $(MAIL),--mail "$(MAIL)")
+	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
 test: lint
 	$(SUDO) $(BIN)/python -m pytest
