@@ -289,6 +289,8 @@ class Lab:
         hook = self.root / "dovecot/mailhooks-drop"
         hook.rename(self.root / "hooks/mailhooks-drop").chmod(0o755)
         self._write_short_tld_list(self.root / "rspamd" / "tlds.dat")
+        # Creates the queue's folders, as `postfix start` does.
+        self._run("/usr/sbin/postfix", "-c", str(self.root / "postfix"), "check")
         for script in copy_sieve(self.root / "sieve"):
             # Compiled here, since the mail user may not write beside them.
             self._run("/usr/bin/sievec", "-c", str(self.root / "dovecot/dovecot.conf"), str(script))
@@ -436,7 +438,13 @@ class Lab:
             ),
             Server(
                 "postfix",
-                ["/usr/sbin/postfix", "-c", str(root / "postfix"), "start-fg"],
+                [
+                    # Not `postfix start-fg`, whose master makes itself a session of its own.
+                    "/usr/lib/postfix/sbin/master",
+                    "-c",
+                    str(root / "postfix"),
+                    "-s",
+                ],
                 lambda: tcp_answers(ADDRESS, self.smtp_port, b"220 "),
                 log / "postfix.log",
             ),
