@@ -462,6 +462,8 @@ class Lab:
                 [*ours, "milter"],
                 lambda: unix_answers(sockets / "milter.sock"),
                 log / "milter.log",
+                # libmilter looks up from an idle socket every five seconds only.
+                grace_s=0.5,
             ),
         ):
             self.servers[server.name] = server

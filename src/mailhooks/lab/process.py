@@ -30,11 +30,19 @@ class Server:
         argv: the command, staying in the foreground.
         ready: true once the server answers.
         log: its output; shown when it dies.
+        grace_s: seconds it gets to end by itself.
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], ready: Callable[[], bool], log: Path
+        self,
+        name: str,
+        argv: Sequence[str],
+        ready: Callable[[], bool],
+        log: Path,
+        *,
+        grace_s: float = STOP_S,
     ) -> None:
+        self._grace_s = grace_s
         self.name = name
         self.log = log
         self._argv = list(argv)
@@ -122,7 +130,7 @@ class Server:
 
     def stop(self) -> None:
         """Ask the server to end, and kill what is left of it after a while."""
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + self._grace_s
         while self._process is not None and time.monotonic() < deadline:
             # Asked again and again: a server that has only just started loses
             # the first SIGTERM (Dovecot does).
