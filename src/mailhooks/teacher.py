@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from mailhooks.rspamd import RspamdClient
 
 TOO_LARGE = "too-large"
-_OUTCOMES = {
-    LearnStatus.LEARNED: Outcome.LEARNED,
-    LearnStatus.ALREADY_LEARNED: Outcome.ALREADY_LEARNED,
-}
 
 
 class Done(enum.Enum):
@@ -253,7 +249,7 @@ class Teacher:
         return surplus
 
     def _note(self, task: Task, status: LearnStatus) -> None:
-        outcome = _OUTCOMES.get(status, Outcome.REFUSED)
+        outcome = Outcome.of(status)
         self._answers[task.user, task.digest] = Answer(
             user=task.user,
             digest=task.digest,

@@ -159,7 +159,7 @@ class Samples:
         self._known: set[str] = set()
         self._schedule: Schedule[Key] = Schedule()
         self._suspects: Schedule[Key] = Schedule()
-        self._crashes: dict[str, int] = {}
+        self._crashes: set[str] = set()
         # Of each user, samples that were begun and of which nobody knows the end.
         self._unclear: dict[str, list[Entry]] = {}
         self._busy: set[Key] = set()
@@ -295,7 +295,7 @@ class Samples:
         try:
             if ledger is None:
                 ledger = await asyncio.to_thread(self._open_ledger)
-                self._crashes = await asyncio.to_thread(ledger.attempts)
+                self._crashes = set(await asyncio.to_thread(ledger.attempts))
             for entry in await asyncio.to_thread(read):
                 self._add(entry)
         except BaseException:
@@ -393,7 +393,7 @@ class Samples:
             # Its attempt is not ended: to the ledger it counts like a death.
             log.exception("user=%s: sample %.12s: unexpected failure", *key)
             wait_s = self._postpone(key, logging.ERROR, "kept: unexpected failure")
-            self._crashes |= {entry.name: 1 for entry in entries}
+            self._crashes |= {entry.name for entry in entries}
             self._unclear.setdefault(key[0], []).extend(entries)
         else:
             self._forget(key, entries)
@@ -410,7 +410,7 @@ class Samples:
         for entry in entries:
             group.entries.remove(entry)
             self._known.discard(entry.name)
-            self._crashes.pop(entry.name, None)
+            self._crashes.discard(entry.name)
         if not group.entries:
             del self._groups[key]
 
@@ -522,7 +522,7 @@ class Samples:
                 user=label.user,
                 digest=label.digest,
                 lesson=label.lesson,
-                outcome=outcome_of(result),
+                outcome=Outcome.of(result.status),
                 origin=label.origin,
                 time=label.received,
                 detail="" if result.learned else result.status.value,
@@ -558,15 +558,6 @@ class Samples:
         )
         log.log(level, "user=%s: sample %.12s: %s; next try in %.1f s", *key, reason, wait_s)
         return wait_s
-
-
-def outcome_of(result: LearnResult) -> Outcome:
-    """What the ledger notes of Rspamd's answer."""
-    if result.status is LearnStatus.LEARNED:
-        return Outcome.LEARNED
-    if result.status is LearnStatus.ALREADY_LEARNED:
-        return Outcome.ALREADY_LEARNED
-    return Outcome.REFUSED
 
 
 def _key(entry: Entry) -> Key:

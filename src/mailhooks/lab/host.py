@@ -80,11 +80,9 @@ class Lab:
         min_learns: messages of each class before Rspamd's Bayes speaks (Rspamd: 200).
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
-        bayes_in_milter: build the host as people do without mailhooks: per-user
-            Bayes in the milter pass.
+        deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
-        hyperscan: let Rspamd compile its patterns; slower to start, faster to scan.
     """
 
     def __init__(
@@ -98,7 +96,6 @@ class Lab:
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
-        hyperscan: bool = False,
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
@@ -111,7 +108,6 @@ class Lab:
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
-        self._hyperscan = hyperscan
         self._stack = contextlib.ExitStack()
         self.root = Path()
         self.servers: dict[str, Server] = {}
@@ -351,7 +347,6 @@ class Lab:
                 "tld_list": root / "rspamd/tlds.dat",
                 "min_learns": self._min_learns,
                 "workers": 2,
-                "hyperscan": self._hyperscan,
                 "password": self.rspamd_password,
                 "report_key": self.keys.signing.report_secret(),
             },

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from mailhooks.rspamd import LearnStatus
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,10 +24,21 @@ class Outcome(enum.Enum):
     ALREADY_LEARNED = "already-learned"
     REFUSED = "refused"
 
+    @classmethod
+    def of(cls, status: LearnStatus) -> Outcome:
+        """What is noted of Rspamd's final answer."""
+        return _OUTCOMES.get(status, cls.REFUSED)
+
     @property
     def confirmed(self) -> bool:
         """Whether Rspamd's statistics now hold the lesson."""
         return self is not Outcome.REFUSED
+
+
+_OUTCOMES = {
+    LearnStatus.LEARNED: Outcome.LEARNED,
+    LearnStatus.ALREADY_LEARNED: Outcome.ALREADY_LEARNED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
