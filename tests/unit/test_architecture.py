@@ -16,7 +16,17 @@ RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup"},
-    {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
+    {
+        "policy",
+        "bayes",
+        "training",
+        "spool",
+        "ledger",
+        "rspamd",
+        "dovecot",
+        "doveadm",
+        "statistics",
+    },
     {"teacher"},
     {"account", "batch"},
     {"daemon", "milter"},
@@ -26,7 +36,7 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy"}
+PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training"}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 
