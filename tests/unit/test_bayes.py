@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_the_shared_opinion_fades_and_never_jumps() -> None:
     shared = Opinion(0.99, 400, 400)
     blends = [blend(Opinion(0.01, n, n), shared) for n in range(500)]
     assert blends[0] == pytest.approx(blend(None, shared))
-    steps = [a - b for a, b in zip(blends, blends[1:], strict=False) if a and b]
+    steps = [a - b for a, b in itertools.pairwise(blends) if a and b]
     assert len(steps) == 499
     assert all(step > 0 for step in steps)
     assert max(steps) < 0.3
