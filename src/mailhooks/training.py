@@ -23,13 +23,13 @@ from typing import Final
 
 from mailhooks.lesson import Lesson
 
-HAM_AHEAD: Final = 20
-"""So many more ham than spam a user may have: enough to begin with."""
+HAM_AHEAD: Final = 40
+"""Ham trains while it is not ahead of spam by so many messages: enough to begin with."""
 
-SPAM_AHEAD: Final = 20
-"""So many more spam than ham."""
+SPAM_AHEAD: Final = 10
+"""Likewise for spam, of which corrections bring more by themselves."""
 
-SURE: Final = 0.05
+SURE: Final = 0.1
 """Nearer to 0 or 1 than that, a probability has nothing to learn from the message."""
 
 CONFIDENT_SHARE: Final = 1 / 3
