@@ -32,6 +32,12 @@ SPAM_AHEAD: Final = 10
 SURE: Final = 0.1
 """Nearer to 0 or 1 than that, a probability has nothing to learn from the message."""
 
+SETTLE_S: Final = 3 * 86400.0
+"""Seconds a delivery is left alone before it trains, so that corrections come first."""
+
+AGREEING: Final = 2
+"""Users who must have taught a message the same before the shared statistics learn it."""
+
 CONFIDENT_SHARE: Final = 1 / 3
 """A sum up to this part of the threshold is far below it."""
 
