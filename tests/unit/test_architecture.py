@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
-    {"score", "source", "setup"},
+    {"score", "source", "setup", "bayes"},
     {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
     {"teacher"},
     {"account", "batch"},
@@ -26,7 +26,7 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy"}
+PURE = {"message", "lesson", "retry", "score", "bayes", "policy"}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 

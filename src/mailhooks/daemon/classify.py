@@ -117,7 +117,7 @@ class Classifier:
 
     def _teaches(self, verdict: Verdict) -> bool:
         if self._learning.learn_on_delivery == "confident":
-            return verdict.is_surely_ham
+            return _is_surely_ham(verdict)
         return self._learning.learn_on_delivery == "all" and verdict.folder is Folder.INBOX
 
     def _carried(self, call: ScriptCall) -> tuple[MilterScore | NoScore, str]:
@@ -163,6 +163,16 @@ class Classifier:
 
     def _log(self, user: str, queue_id: str, verdict: Verdict) -> None:
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
+
+
+def _is_surely_ham(verdict: Verdict) -> bool:
+    """Whether nothing speaks against a message: a missed spam must not teach."""
+    return (
+        verdict.folder is Folder.INBOX
+        and isinstance(verdict.milter, MilterScore)
+        and verdict.score <= verdict.threshold / 3
+        and (isinstance(verdict.bayes, NoBayes) or verdict.bayes.probability < 0.5)  # noqa: PLR2004
+    )
 
 
 def _count(verdict: Verdict, elapsed_s: float) -> None:
