@@ -135,6 +135,31 @@ async def test_bulk_and_ham_reach_rspamd() -> None:
     assert fake.requests[0].line == "POST /learnham HTTP/1.1"
     assert fake.requests[0]["Learn-Type"] == "bulk"
     assert fake.requests[0]["Password"] is None
+    assert fake.requests[0]["Classifier"] is None
+
+
+async def test_one_of_several_classifiers_learns() -> None:
+    """Rspamd knows it by a header; without one all of them learn."""
+    fake = FakeRspamd([LEARNED])
+    async with client_of(fake) as client:
+        await client.learn_spam(MESSAGE, user=USER, classifier="bayes_shared")
+    assert fake.requests[0]["Classifier"] == "bayes_shared"
+
+
+async def test_one_scan_tells_the_own_and_the_shared_opinion() -> None:
+    """Each from its own pair of symbols; one that is silent has none."""
+    scan = json.loads(SCAN)
+    scan["symbols"]["BAYES_HAM_SHARED"] = {
+        "score": -2.0,
+        "metric_score": -4.0,
+        "options": ["91.70%"],
+    }
+    fake = FakeRspamd([scan_answer(json.dumps(scan).encode())])
+    async with client_of(fake) as client:
+        own, shared = await client.check_opinions(MESSAGE, user=USER)
+    assert own is None
+    assert shared is not None
+    assert shared.probability == pytest.approx((1 - 0.917) / 2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 11, 12, 13, 40, 100_000])

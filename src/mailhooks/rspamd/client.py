@@ -196,9 +196,20 @@ class RspamdClient:
         Raises:
             RspamdMisconfigured: also when a full scan ran instead of Bayes alone.
         """
+        own, _ = await self.check_opinions(message, user=user, timeout_s=timeout_s)
+        return own
+
+    async def check_opinions(
+        self, message: bytes, *, user: str, timeout_s: float | None = None
+    ) -> tuple[BayesOpinion | None, BayesOpinion | None]:
+        """Ask for one user's statistics and for the shared ones, in one scan; own first.
+
+        Raises:
+            RspamdMisconfigured: also when a full scan ran instead of Bayes alone.
+        """
         result = await self.check(message, user=user, settings=_BAYES_ONLY, timeout_s=timeout_s)
         if result.is_skipped:  # a test pattern such as GTUBE, which comes before all settings
-            return None
+            return None, None
         # A classifier that all users share may stand beside, as BAYES_SPAM_SHARED for instance.
         others = [it.name for it in result.symbols if not it.name.startswith(results.BAYES_SYMBOLS)]
         if len(others) > _MOST_CORE_SYMBOLS:
@@ -206,22 +217,29 @@ class RspamdClient:
                 f"Rspamd at {self._scan_url} ran {len(others)} rules such as {others[0]} beside the"
                 " statistics: it ignores our Settings header, or names Bayes symbols in its own way"
             )
-        return results.bayes_of(result)
+        return results.bayes_of(result), results.bayes_of(result, results.SHARED_SYMBOLS)
 
-    async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
+    async def learn_spam(
+        self, message: bytes, *, user: str, bulk: bool = False, classifier: str | None = None
+    ) -> LearnResult:
         """Teach one user's statistics that a message is spam, whatever they held before.
 
-        ``bulk`` learns even what they already judge so by 95 %; for the rest see :meth:`check`.
+        ``bulk`` learns even what the last classifier already judges so by 95 %. ``classifier``
+        names the one that learns, as ``name`` in Rspamd's configuration; without it all of them
+        do. The shared one keeps a learn cache for each ``user``: name always the same there. For
+        the rest see :meth:`check`.
 
         Raises:
             RspamdUnavailable: not learned, try later.
             RspamdMisconfigured: not learned, and trying is of no use until a setting changes.
         """
-        return await self._learn("/learnspam", message, user, bulk=bulk)
+        return await self._learn("/learnspam", message, user, bulk=bulk, classifier=classifier)
 
-    async def learn_ham(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
+    async def learn_ham(
+        self, message: bytes, *, user: str, bulk: bool = False, classifier: str | None = None
+    ) -> LearnResult:
         """Teach that a message is ham; in all else like :meth:`learn_spam`."""
-        return await self._learn("/learnham", message, user, bulk=bulk)
+        return await self._learn("/learnham", message, user, bulk=bulk, classifier=classifier)
 
     async def stat(self) -> StatResult:
         """Read the controller's counters; errors are those of :meth:`check`."""
@@ -233,9 +251,12 @@ class RspamdClient:
         for url in (self._scan_url, self._learn_url):
             await self._ask(url, "/ping", _when_ok(_parse_pong))
 
-    async def _learn(self, path: str, message: bytes, user: str, *, bulk: bool) -> LearnResult:
+    async def _learn(
+        self, path: str, message: bytes, user: str, *, bulk: bool, classifier: str | None
+    ) -> LearnResult:
         kind = [("Learn-Type", "bulk")] if bulk else []
-        headers = [("Deliver-To", _checked_user(user)), *self._password, *kind]
+        which = [] if classifier is None else [_checked_header("Classifier", classifier)]
+        headers = [("Deliver-To", _checked_user(user)), *self._password, *kind, *which]
         learn = results.classify_learn_answer
         return await self._ask(self._learn_url, path, learn, headers, body=message)
 

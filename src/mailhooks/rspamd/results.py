@@ -19,7 +19,9 @@ from typing import Any
 
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
 
+# Spam first. The second pair belongs to the statistics that all users share.
 BAYES_SYMBOLS = ("BAYES_SPAM", "BAYES_HAM")
+SHARED_SYMBOLS = ("BAYES_SPAM_SHARED", "BAYES_HAM_SHARED")
 # No or a wrong password, an address that may not ask, and (4.x) too many wrong passwords.
 REFUSED_US = frozenset({401, 403, 429})
 
@@ -198,17 +200,17 @@ def parse_check(body: bytes) -> CheckResult:
     )
 
 
-def bayes_of(result: CheckResult) -> BayesOpinion | None:
-    """Take the statistics' opinion out of a scan.
+def bayes_of(result: CheckResult, symbols: tuple[str, str] = BAYES_SYMBOLS) -> BayesOpinion | None:
+    """Take one classifier's opinion out of a scan; ``symbols`` are its own, for spam and ham.
 
     None when neither symbol is there: the user has not taught enough of both classes, the
     message says too little, the probability is within 0.45 to 0.55, or Redis is away.
     """
-    opinions = [symbol for symbol in result.symbols if symbol.name in BAYES_SYMBOLS]
+    opinions = [symbol for symbol in result.symbols if symbol.name in symbols]
     if not opinions:
         return None
     strongest = max(opinions, key=lambda symbol: abs(symbol.score))
-    distance = _distance(strongest) if strongest.name == "BAYES_SPAM" else -_distance(strongest)
+    distance = _distance(strongest) if strongest.name == symbols[0] else -_distance(strongest)
     return BayesOpinion(sum(symbol.score for symbol in opinions), 0.5 + distance / 2)
 
 
