@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from delivered import identified, message_id, status
+from parts import forget_shared
 
 from mailhooks.lab.host import DOMAIN, MAIL_UID
 from mailhooks.lab.letters import LetterBox, LetterKind
@@ -140,12 +141,7 @@ def test_without_statistics_of_their_own_users_get_the_shared_opinion(
         probability, own, others = map(float, blended.groups())
         assert own < probability < others
     finally:
-        # Others' verdicts shall not depend on this test.
-        lab.redis(
-            "EVAL",
-            "for _, k in ipairs(redis.call('KEYS', 'SHARED*')) do redis.call('DEL', k) end",
-            "0",
-        )
+        forget_shared(lab)
 
 
 def test_personal_scripts_see_the_verdict_as_spamtest(
