@@ -132,7 +132,7 @@ def test_without_statistics_of_their_own_users_get_the_shared_opinion(
         raw = identified(box.newsletter([f"{name}@{DOMAIN}" for name in people]).raw)
         lab.send(raw, [newcomer, expert])
         line = status(lab.mailbox(newcomer).wait_for(message_id(raw)).raw)
-        shared = re.search(r"own none, shared ([\d.]+)%\)", line)
+        shared = re.search(r"own silent, shared ([\d.]+)%\)", line)
         assert shared is not None, line
         assert float(shared[1]) > 80
         line = status(lab.mailbox(expert).wait_for(message_id(raw)).raw)

@@ -24,3 +24,4 @@ def test_every_verdict_on_real_mail_is_what_its_parts_say(lab: Lab, people: list
     assert report.delivered == 3 * (MESSAGES - report.rejected)
     assert 0 < report.junk < report.delivered
     assert report.with_bayes > report.delivered / 2
+    assert report.unrepeated < report.delivered / 10

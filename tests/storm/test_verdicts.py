@@ -22,11 +22,13 @@ def test_two_thousand_messages_to_three_users() -> None:
         asyncio.run(parts.teach(lab, parts.tastes(NAMES, 300, seed=5)))
         report = parts.run(lab, NAMES, [raw for raw, _ in parts.labelled(MESSAGES, seed=6)])
     log.info(
-        "%d delivered, %d rejected by Rspamd, %d in Junk, %d with Bayes",
+        "%d delivered, %d rejected by Rspamd, %d in Junk, %d with Bayes, %d not repeated",
         report.delivered,
         report.rejected,
         report.junk,
         report.with_bayes,
+        report.unrepeated,
     )
     assert report.wrong == []
+    assert report.unrepeated < report.delivered / 10
     assert report.delivered == len(NAMES) * (MESSAGES - report.rejected)

@@ -27,21 +27,23 @@ if TYPE_CHECKING:
 NUMBER = "X-Test-Number"
 THRESHOLD = 6.0
 ROUNDED = 0.0051
-POINTS_ROUNDED = 0.1
-SCANS = 6
-OPINION_DIFFERS = 0.12
+SCANS = 8
 """Rspamd guesses a message's language, and with it the tokens, anew at every scan: the same message
 may get another probability the next time."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of a run: verdicts that differ from their parts, by message and user."""
+    """What came of a run: ``wrong`` are verdicts that differ from their parts.
+
+    ``unrepeated`` are those whose opinions Rspamd did not repeat in several scans.
+    """
 
     delivered: int = 0
     rejected: int = 0
     junk: int = 0
     with_bayes: int = 0
+    unrepeated: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
@@ -109,7 +111,9 @@ async def _examine(lab: Lab, name: str, report: Report) -> None:
         user: lab.redis("HMGET", f"RS{user}", "learns_spam", "learns_ham"),
         SHARED_USER: lab.redis("HMGET", "SHARED", "learns_spam", "learns_ham"),
     }
-    counts = {who: [int(word) for word in text.split()] for who, text in learns.items()}
+    counts = {
+        who: [int(word or 0) for word in text.split("\n")[:2]] for who, text in learns.items()
+    }
     async with lab.rspamd() as rspamd:
         for folder in ("INBOX", "Junk"):
             for copy in lab.mailbox(name).messages(folder):
@@ -120,6 +124,7 @@ async def _examine(lab: Lab, name: str, report: Report) -> None:
                     report.with_bayes += 1
                 number = read_header(copy.raw).values(NUMBER)[0].decode()
                 problem = await _problem(rspamd, user, copy.raw, folder, line, counts)
+                report.unrepeated += problem is None
                 if problem:
                     report.wrong.append(f"{name} {number} {folder}: {line}: {problem}")
 
@@ -127,8 +132,7 @@ async def _examine(lab: Lab, name: str, report: Report) -> None:
 _LINE = re.compile(
     r"(?P<yes>Yes|No), score=(?P<score>-?[\d.]+) required=6\.00 milter=(?P<milter>-?[\d.]+)"
     r" bayes=(?:none \(no opinion\)|(?P<points>-?[\d.]+)"
-    r" \((?P<blend>[\d.]+)%, own (?P<own>[\d.]+%|none), shared (?P<shared>[\d.]+)%\)"
-    r"|(?P<only>-?[\d.]+) \((?P<own_only>[\d.]+)%\))"
+    r" \((?P<blend>[\d.]+)%, own (?P<own>[\d.]+%|silent), shared (?P<shared>[\d.]+%|silent)\))"
 )
 
 
@@ -139,39 +143,38 @@ async def _problem(
     folder: str,
     line: str,
     counts: dict[str, list[int]],
-) -> str:
-    """How the verdict differs from what its parts say; empty if it does not."""
+) -> str | None:
+    """How the verdict differs from what its parts say; empty if it does not.
+
+    None if Rspamd never repeats the opinions it had at delivery.
+    """
     (carried,) = read_header(raw).values("x-mailhooks-score")
     found = re.search(rb"; s=(-?[\d.]+);.*; p=0;", carried)
     said = _LINE.fullmatch(line)
     if found is None or said is None:
         return f"odd: {carried!r}"
-    own, shared = (
-        None if text in (None, "none") else float(text.rstrip("%")) / 100
-        for text in (said["own"] or said["own_only"], said["shared"])
-    )
-    mine = None if own is None else Opinion(own, *counts[user])
-    others = None if shared is None else Opinion(shared, *counts[SHARED_USER])
-    probability = blend(mine, others)
-    added = 0.0 if probability is None else points(probability)
-    score, milter = float(said["score"]), float(said["milter"])
-    # The line is rounded to tenths of a percent, and so may what is made of it be.
-    if abs(milter - float(found[1])) > ROUNDED or abs(score - milter - added) > POINTS_ROUNDED:
-        return f"carried {found[1]!r}, and {added:.2f} points for Bayes"
-    if (said["yes"] == "Yes", folder) != (
-        score >= THRESHOLD,
-        "Junk" if score >= THRESHOLD else "INBOX",
-    ):
+    score, milter, added = (float(said[part] or 0) for part in ("score", "milter", "points"))
+    is_junk = score >= THRESHOLD
+    if abs(milter - float(found[1])) > ROUNDED or abs(score - milter - added) > 2 * ROUNDED:
+        return f"carried {found[1]!r}, and no sum"
+    if (said["yes"] == "Yes", folder) != (is_junk, "Junk" if is_junk else "INBOX"):
         return "not the folder of this score"
-    nearest = [1.0, 1.0]
+    differs = None
     for _ in range(SCANS):
-        opinions = await rspamd.check_opinions(raw, user=user)
-        for index, (opinion, value) in enumerate(zip(opinions, (own, shared), strict=True)):
-            # No opinion is one within 5 % of undecided.
-            distance = abs(
-                (opinion.probability if opinion else 0.5) - (0.5 if value is None else value)
-            )
-            nearest[index] = min(nearest[index], distance)
-        if max(nearest) <= OPINION_DIFFERS:
+        own, shared = await rspamd.check_opinions(raw, user=user)
+        opinions = [
+            Opinion(None if opinion is None else opinion.probability, *counts[who])
+            for opinion, who in ((own, user), (shared, SHARED_USER))
+        ]
+        if [_shown(opinion) for opinion in opinions] == [said["own"], said["shared"]]:
+            expected = points(blend(*opinions))
+            if abs(expected - added) <= ROUNDED:
+                return ""
+            differs = f"{expected:.2f} points for Bayes"
+        if said["own"] is None and blend(*opinions) is None:
             return ""
-    return f"measured apart, opinions differ by {nearest[0]:.3f} and {nearest[1]:.3f}"
+    return differs
+
+
+def _shown(opinion: Opinion) -> str:
+    return "silent" if opinion.probability is None else f"{opinion.probability:.1%}"

@@ -88,6 +88,7 @@ async def answer(
         learning=LearningSettings(learn_on_delivery="off"),
         deadline_s=5.0,
         mail_uids=frozenset({1}),
+        shared=True,
     )
     env = {"USER": "Ann@x.example", "SENDER": sender, "RECIPIENT": "ann+list@x.example"}
     now = asyncio.get_running_loop().time()

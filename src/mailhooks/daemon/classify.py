@@ -125,6 +125,7 @@ class Classifier:
         learning: whether a delivery teaches.
         deadline_s: seconds within which every call is answered.
         mail_uids: uids that may speak for any user.
+        shared: whether Rspamd keeps statistics that all users share.
         clock: seconds since the epoch.
     """
 
@@ -140,6 +141,7 @@ class Classifier:
         learning: LearningSettings,
         deadline_s: float,
         mail_uids: frozenset[int],
+        shared: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._rspamd = rspamd
@@ -151,6 +153,7 @@ class Classifier:
         self._learning = learning
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
+        self._shared = shared
         self._clock = clock
 
     async def answer(self, call: ScriptCall) -> bytes:
@@ -227,14 +230,14 @@ class Classifier:
     ) -> Bayes | NoBayes:
         """Both opinions, weighed by what each of them has learned."""
 
-        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion | None:
-            if opinion is None:
-                return None
+        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion:
             # Redis that does not answer costs a blend its weights, not its opinions.
             learned = await self._evidence.of(whose, timeout_s * EVIDENCE_SHARE)
-            return Opinion(opinion.probability, learned.spam, learned.ham)
+            probability = None if opinion is None else opinion.probability
+            return Opinion(probability, learned.spam, learned.ham)
 
-        mine, others = await weighed(own, user), await weighed(shared, SHARED_USER)
+        mine = await weighed(own, user)
+        others = await weighed(shared, SHARED_USER) if self._shared else None
         probability = blend(mine, others)
         if probability is None:
             return NoBayes(NoBayesWhy.NO_OPINION)
