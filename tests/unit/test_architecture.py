@@ -16,7 +16,7 @@ RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup"},
-    {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
+    {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics", "count"},
     {"teacher"},
     {"account", "batch"},
     {"daemon", "milter"},
