@@ -10,6 +10,8 @@ answer anyway, nothing is left that a library would do for us.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import socket
 from contextlib import suppress
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # The reason phrase of a refused learn repeats the Message-ID, however long.
 _MOST_ANSWER_BYTES = 1 << 20
 _AT_ONCE_BYTES = 1 << 16
+_DEFAULT_PORT = 80
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{1,3})(?: ([^\r\n]*))?\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 _CODED = re.compile(rb"\r\n(?:transfer|content)-encoding:", re.IGNORECASE)
@@ -60,22 +63,8 @@ async def post(url: str, path: str, headers: Iterable[tuple[str, str]], body: by
         *(f"{name}: {value}" for name, value in headers),
     ]
     request = "\r\n".join((*lines, "\r\n")).encode() + body
-    loop = asyncio.get_running_loop()
-    with await _connected(url) as connection:
-        # Rspamd may refuse us before it has read everything: the answer counts.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            await loop.sock_sendall(connection, request)
-        received = bytearray()
-        while chunk := await loop.sock_recv(connection, _AT_ONCE_BYTES):
-            received += chunk
-            if (answer := parse_answer(received, ended=False)) is not None:
-                return answer
-            if len(received) > _MOST_ANSWER_BYTES:
-                raise RspamdUnavailable("answered without end")
-    answer = parse_answer(received, ended=True)
-    if answer is None:
-        raise RspamdUnavailable("closed the connection before the end of its answer")
-    return answer
+    with await _sent(url, request) as connection:
+        return await _answer(connection)
 
 
 def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
@@ -104,11 +93,27 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
     return answer._replace(body=body[: int(length[1])])
 
 
-async def _connected(url: str) -> socket.socket:
+async def _answer(connection: socket.socket) -> Answer:
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    while chunk := await loop.sock_recv(connection, _AT_ONCE_BYTES):
+        received += chunk
+        if (answer := parse_answer(received, ended=False)) is not None:
+            return answer
+        if len(received) > _MOST_ANSWER_BYTES:
+            raise RspamdUnavailable("answered without end")
+    answer = parse_answer(received, ended=True)
+    if answer is None:
+        raise RspamdUnavailable("closed the connection before the end of its answer")
+    return answer
+
+
+async def _sent(url: str, request: bytes) -> socket.socket:
+    """A connection over which the request has gone, to the first address that takes it."""
     if url.startswith("unix:"):
-        return await _connection(socket.AF_UNIX, url.removeprefix("unix:"))
+        return await _sent_to(socket.AF_UNIX, url.removeprefix("unix:"), request)
     parts = urlsplit(url)
-    name = parts.hostname, parts.port or 80
+    name = parts.hostname, parts.port or _DEFAULT_PORT
     try:
         # An address needs no lookup, and no thread to wait for one.
         found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -118,14 +123,21 @@ async def _connected(url: str) -> socket.socket:
     *others, last = found
     for family, _, _, _, address in others:
         with suppress(OSError):
-            return await _connection(family, address)
-    return await _connection(last[0], last[4])
+            return await _sent_to(family, address, request)
+    return await _sent_to(last[0], last[4], request)
 
 
-async def _connection(family: int, address: object) -> socket.socket:
+async def _sent_to(family: int, address: object, request: bytes) -> socket.socket:
     connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        await asyncio.get_running_loop().sock_connect(connection, address)  # type: ignore[arg-type]
+        # Not the loop's sock_connect: on this host a connection is there at once,
+        # and else the first send waits for it, or fails for the same reason.
+        error = connection.connect_ex(address)  # type: ignore[arg-type]
+        if error not in {0, errno.EINPROGRESS}:
+            raise OSError(error, os.strerror(error))
+        # Rspamd may refuse us before it has read everything: the answer counts.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            await asyncio.get_running_loop().sock_sendall(connection, request)
     except BaseException:
         connection.close()
         raise
