@@ -17,6 +17,7 @@ RANKS = (
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup"},
     {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics", "count"},
+    {"evidence"},
     {"teacher"},
     {"account", "batch"},
     {"daemon", "milter"},

@@ -85,7 +85,17 @@ def digest_of_a_parsed_header(message: bytes) -> str:
     return digest.hexdigest()
 
 
-LINES = (b"Date:", b"from \t: x", b"SUBJECT:a", b"\tfold:", b" ", b"From a@b 12:00", b"x: y", b"", b":")
+LINES = (
+    b"Date:",
+    b"from \t: x",
+    b"SUBJECT:a",
+    b"\tfold:",
+    b" ",
+    b"From a@b 12:00",
+    b"x: y",
+    b"",
+    b":",
+)
 
 
 @given(

@@ -91,12 +91,10 @@ class FakeRspamd:
         self.failures: list[Exception] = []
         self.status = LearnStatus.LEARNED
 
-    async def learn_spam(self, _message: bytes, **_how: Any) -> LearnResult:
+    async def learn(self, _message: bytes, _lesson: Lesson, **_how: Any) -> LearnResult:
         if self.failures:
             raise self.failures.pop(0)
         return LearnResult(self.status, "", 200)
-
-    learn_ham = learn_spam
 
     async def check_bayes(self, _message: bytes, **_how: Any) -> None:
         if self.failures:

@@ -14,8 +14,9 @@ import click
 from mailhooks.batch import CONNECTIONS, Batch
 from mailhooks.cli import common
 from mailhooks.cli.tally import Tally
-from mailhooks.count import LearnCount
+from mailhooks.count import TIMEOUT_S, LearnCount
 from mailhooks.errors import MailhooksError
+from mailhooks.evidence import Evidence
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
 from mailhooks.teacher import Done, Result, Task, Teacher
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from mailhooks.config import Settings
     from mailhooks.ledger import Ledger
+    from mailhooks.statistics import Statistics
 
     Tasks = Callable[[Ledger, Tally], AsyncGenerator[Task, None]]
 
@@ -101,6 +103,7 @@ async def _run(
                 retry_refused=by_hand,
                 waiting=frozenset() if by_hand else _waiting(settings),
                 count=_count_in(settings),
+                evidence=_evidence_in(settings, rspamd),
             )
 
             def report(task: Task, result: Result) -> None:
@@ -110,7 +113,13 @@ async def _run(
             if tally.dry_run:
                 batch = Batch(teacher.foresee, report, connections=connections)
             else:
-                batch = Batch(teacher.teach, report, settle=teacher.settle, connections=connections)
+                batch = Batch(
+                    teacher.teach,
+                    report,
+                    settle=teacher.settle,
+                    abandon=teacher.abandon,
+                    connections=connections,
+                )
             with _ctrl_c(batch, tally, on_stop):
                 try:
                     await batch.run(source)
@@ -127,6 +136,18 @@ async def _run(
 def _count_in(settings: Settings) -> LearnCount | None:
     redis = settings.redis
     return LearnCount(redis.url, redis.key_prefix) if redis.url else None
+
+
+def _evidence_in(settings: Settings, rspamd: RspamdClient) -> Evidence | None:
+    redis = settings.redis
+
+    def opened() -> Statistics:
+        # Seldom needed, and its library takes a while to import.
+        from mailhooks.statistics import Statistics
+
+        return Statistics(redis.url, redis.key_prefix, timeout_s=TIMEOUT_S)
+
+    return Evidence(rspamd, opened) if redis.url else None
 
 
 def _waiting(settings: Settings) -> frozenset[tuple[str, str]]:

@@ -78,4 +78,3 @@ def main(ctx: click.Context, config_path: Path, log_level: str) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     ctx.obj = config_path
-

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
 
 from mailhooks.errors import RspamdError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.lesson import Lesson
 from mailhooks.rspamd import exchange, results
 
 if TYPE_CHECKING:
@@ -186,6 +187,13 @@ class RspamdClient:
         """Teach that a message is ham; in all else like :meth:`learn_spam`."""
         return await self._learn("/learnham", message, user, bulk=bulk)
 
+    async def learn(
+        self, message: bytes, lesson: Lesson, *, user: str, bulk: bool = False
+    ) -> LearnResult:
+        """Teach that a message is what the lesson says; in all else like :meth:`learn_spam`."""
+        teach = self.learn_spam if lesson is Lesson.SPAM else self.learn_ham
+        return await teach(message, user=user, bulk=bulk)
+
     async def stat(self) -> StatResult:
         """Read the controller's counters; errors are those of :meth:`check`."""
         parse = _when_ok(results.parse_stat)
@@ -272,7 +280,9 @@ def _explained(url: str, seconds: float) -> Iterator[None]:
     except RspamdError as error:
         raise type(error)(f"Rspamd at {url} {error}") from None
     except OSError as error:
-        raise RspamdUnavailable(f"Rspamd at {url} cannot be asked: {_on_one_line(error)}") from error
+        raise RspamdUnavailable(
+            f"Rspamd at {url} cannot be asked: {_on_one_line(error)}"
+        ) from error
 
 
 def _on_one_line(error: Exception) -> str:
