@@ -56,14 +56,19 @@ class LearnCount:
                     for _ in commands[:-1]:
                         _read(answers)
                     counts = _read(answers)
-            if not isinstance(counts, list):
-                raise ValueError(f"answered {counts!r}")
-            return dict(zip(_FIELDS, (int(count or 0) for count in counts), strict=True))
+            return _counts(counts)
         except (OSError, ValueError) as error:
             # A URL may hold a password.
             shown = re.sub(r"//[^/@]*@", "//", self._url)
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StatisticsError(f"Redis at {shown}: {reason}") from error
+
+
+def _counts(answer: bytes | list[bytes | None] | None) -> dict[Lesson, int]:
+    """Raises ValueError if the answer is none to the question."""
+    if not isinstance(answer, list):
+        raise ValueError(f"answered {answer!r}")  # noqa: TRY004 - what Redis sent, not our type
+    return dict(zip(_FIELDS, (int(count or 0) for count in answer), strict=True))
 
 
 def _connected(url: str, timeout_s: float) -> socket.socket:

@@ -256,8 +256,8 @@ class Teacher:
             return
         learned = [answer for answer in self._answers.values() if answer.outcome is Outcome.LEARNED]
         with suppress(LedgerError):
-            for each in (*unclear, *learned):
-                self._ledger.begin_attempt(_mark(each))
+            for name in (*map(_mark, unclear), *map(_mark, learned)):
+                self._ledger.begin_attempt(name)
 
     async def _held(self, doubtful: list[Task], count: int) -> list[Task]:
         """Which of some messages were learned, of which so many were."""
@@ -332,8 +332,8 @@ class Teacher:
 
 
 def _mark(each: Task | Answer) -> str:
-    """What an unclear lesson is called among the ledger's attempts; says nothing of user or mail."""
-    words = "\0".join((each.user, each.lesson.value, each.digest))
+    """What an unclear lesson is called among the ledger's attempts; tells neither user nor mail."""
+    words = f"{each.user}\0{each.lesson.value}\0{each.digest}"
     return _MARK + hashlib.sha256(words.encode()).hexdigest()
 
 

@@ -160,9 +160,11 @@ async def test_a_refusal_says_why_and_is_tried_again_by_hand_only(
     assert await teacher.teach(task()) == refused
     await teacher.settle()
     automatic = made(ledger, rspamd, retry_refused=False)
-    assert (await automatic.teach(task())).done is Done.REFUSED
+    again = await automatic.teach(task())
+    assert again is not None
+    assert again.done is Done.REFUSED
     assert len(rspamd.asked) == 2
-    assert (await automatic.teach(task(lesson=Lesson.HAM))).done is Done.LEARNED
+    assert await automatic.teach(task(lesson=Lesson.HAM)) == Result(Done.LEARNED)
 
 
 async def test_too_large_a_message_is_not_sent(teacher: Teacher, rspamd: FakeRspamd) -> None:
@@ -184,7 +186,7 @@ async def test_two_copies_at_once_are_learned_once(teacher: Teacher, rspamd: Fak
     """Rspamd might count both, since its cache is written after the learn."""
     results = await asyncio.gather(*(teacher.teach(task()) for _ in range(5)))
     assert len(rspamd.asked) == 1
-    assert [result.done for result in results] == [Done.LEARNED] + [Done.KNOWN] * 4
+    assert results == [Result(Done.LEARNED)] + [Result(Done.KNOWN)] * 4
     assert not teacher._locks
 
 

@@ -6,13 +6,14 @@ that no other sample is blamed if it kills this process, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mailhooks.daemon.schedule import Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mailhooks.spool import Entry, Label
 
 Key = tuple[str, str]

@@ -134,7 +134,7 @@ async def _sent_to(family: int, address: object, request: bytes) -> socket.socke
         # and else the first send waits for it, or fails for the same reason.
         error = connection.connect_ex(address)  # type: ignore[arg-type]
         if error not in {0, errno.EINPROGRESS}:
-            raise OSError(error, os.strerror(error))
+            raise OSError(error, os.strerror(error))  # noqa: TRY301 - close() is for this as well
         # Rspamd may refuse us before it has read everything: the answer counts.
         with suppress(BrokenPipeError, ConnectionResetError):
             await asyncio.get_running_loop().sock_sendall(connection, request)
