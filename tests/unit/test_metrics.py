@@ -92,12 +92,10 @@ class FakeRspamd:
         self.failures: list[Exception] = []
         self.status = LearnStatus.LEARNED
 
-    async def learn_spam(self, _message: bytes, **_how: Any) -> LearnResult:
+    async def learn(self, _message: bytes, _lesson: Lesson, **_how: Any) -> LearnResult:
         if self.failures:
             raise self.failures.pop(0)
         return LearnResult(self.status, "", 200)
-
-    learn_ham = learn_spam
 
     async def check_opinions(self, _message: bytes, **_how: Any) -> tuple[None, None]:
         if self.failures:

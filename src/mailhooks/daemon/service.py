@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
+from mailhooks.count import LearnCount
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.dropbox import Dropbox
 from mailhooks.daemon.evidence import Evidence
@@ -19,7 +20,6 @@ from mailhooks.daemon.samples import Samples
 from mailhooks.dovecot import ScriptServer, ServerLimits
 from mailhooks.keys import load_keys
 from mailhooks.ledger import SqliteLedger
-from mailhooks.lesson import Lesson
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
 from mailhooks.statistics import Statistics
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import RedisSettings
+    from mailhooks.lesson import Lesson
 
 log = logging.getLogger("mailhooks.daemon")
 
 CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
-REDIS_TIMEOUT_S = 5.0
 EVIDENCE_TIMEOUT_S = 1.0
 OPEN_FILES = 16384
 
@@ -117,13 +117,8 @@ def count_in(redis: RedisSettings) -> Callable[[str, Lesson], int] | None:
     """How many messages of a class Redis counts for a user; None if no Redis is configured."""
     if not redis.url:
         return None
-    statistics = Statistics(redis.url, redis.key_prefix, timeout_s=REDIS_TIMEOUT_S)
-
-    def count(user: str, lesson: Lesson) -> int:
-        learned = statistics.learned(user)
-        return learned.spam if lesson is Lesson.SPAM else learned.ham
-
-    return count
+    counts = LearnCount(redis.url, redis.key_prefix, redis.shared_key)
+    return lambda user, lesson: counts(user)[lesson]
 
 
 def evidence_in(redis: RedisSettings) -> Evidence:
