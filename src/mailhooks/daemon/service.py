@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
 from mailhooks.daemon.classify import Classifier
+from mailhooks.daemon.decisions import Decisions
 from mailhooks.daemon.dropbox import Dropbox
 from mailhooks.daemon.learn import Learner
 from mailhooks.daemon.metrics import metrics_served
@@ -70,6 +71,9 @@ async def serve(settings: Settings) -> None:
             settings.learning,
             count=count_in(settings.redis),
         )
+        decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
+        # Before the sockets, so that it ends after them.
+        stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
         classifier = Classifier(
             rspamd,
             keys,
