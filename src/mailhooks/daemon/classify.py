@@ -11,6 +11,7 @@ from prometheus_client import Counter, Histogram
 
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import RspamdError, SpoolError
+from mailhooks.ledger import Decision
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, Verdict, decide
@@ -68,6 +69,7 @@ class Classifier:
         deadline_s: seconds within which every call is answered.
         mail_uids: uids that may speak for any user.
         clock: seconds since the epoch.
+        note: has a decision written to the ledger; neither waits nor fails.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Classifier:
         deadline_s: float,
         mail_uids: frozenset[int],
         clock: Callable[[], float] = time.time,
+        note: Callable[[Decision], None] = lambda _: None,
     ) -> None:
         self._rspamd = rspamd
         self._keys = keys
@@ -92,6 +95,7 @@ class Classifier:
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
         self._clock = clock
+        self._note = note
 
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
@@ -110,6 +114,9 @@ class Classifier:
         verdict = decide(milter, bayes, self._policy.threshold)
         if self._teaches(verdict):
             await self._teach_ham(call.message, user, deadline - loop.time())
+        digest = content_digest(call.message)
+        now = self._clock()
+        self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"

@@ -83,6 +83,7 @@ async def serve(settings: Settings) -> None:
             learning=settings.learning,
             deadline_s=daemon.deadline_s,
             mail_uids=mail_uids,
+            note=decisions.note,
         )
         # A handler keeps its own deadline; the server's is for one that cannot.
         limits = ServerLimits(
