@@ -114,6 +114,24 @@ def normal_address(address: str) -> bytes:
     return bare.lower().encode("utf-8", "surrogateescape")
 
 
+def without_fields(message: bytes, prefixes: tuple[bytes, ...]) -> bytes:
+    """The message without header fields of certain names; every other byte stays.
+
+    Args:
+        message: with CRLF or LF line ends.
+        prefixes: how such names begin, in lower case.
+    """
+    end = read_header(message).size_bytes
+    kept: list[bytes] = []
+    dropping = False
+    for line in message[:end].splitlines(keepends=True):
+        if line[:1] not in (b" ", b"\t"):
+            dropping = line.lower().startswith(prefixes)
+        if not dropping:
+            kept.append(line)
+    return b"".join(kept) + message[end:]
+
+
 def content_digest(message: bytes) -> str:
     """A digest that stays the same while servers add header fields around a message.
 

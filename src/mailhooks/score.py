@@ -115,7 +115,8 @@ class MilterScore(RspamdScore):
     time: int
 
 
-_COURSES = {"0": Course.SCORED, "1": Course.PASSTHROUGH, "2": Course.SKIPPED}
+# Rspamd's milter says nothing of a message it was told not to scan.
+_COURSES = {"0": Course.SCORED, "1": Course.PASSTHROUGH}
 _COURSE_CODES = {course: code for code, course in _COURSES.items()}
 
 

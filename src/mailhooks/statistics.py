@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 from mailhooks.errors import StatisticsError
+from mailhooks.lesson import SHARED_USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,16 +77,20 @@ class Statistics:
     Args:
         url: as in the settings.
         prefix: what every user's keys begin with.
+        shared_key: the key of what all users share.
         timeout_s: seconds one answer may take.
     """
 
-    def __init__(self, url: str, prefix: str, *, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, prefix: str, *, shared_key: str = "", timeout_s: float = _TIMEOUT_S
+    ) -> None:
         with _explained(url):
             self._redis = redis.Redis.from_url(
                 url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
             )
         self._url = url
         self._prefix = prefix
+        self._shared_key = shared_key
 
     def __enter__(self) -> Self:
         return self
@@ -95,8 +100,9 @@ class Statistics:
 
     def learned(self, user: str) -> Learned:
         """How much a user has taught; zeros for one who is not known."""
+        key = self._shared_key if user == SHARED_USER else self._prefix + user
         with _explained(self._url):
-            values: Any = self._redis.hmget(self._prefix + user, list(_LEARNS))
+            values: Any = self._redis.hmget(key, list(_LEARNS))
         spam, ham = (int(value or 0) for value in values)
         return Learned(spam, ham)
 

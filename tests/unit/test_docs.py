@@ -34,7 +34,10 @@ def test_every_setting_is_documented_with_its_default() -> None:
     """No setting is missing from the page, none there does not exist, and defaults agree."""
     actual = {
         section: {
-            field.name: msgspec.json.encode(field.default, enc_hook=str).decode()
+            field.name: msgspec.json.encode(
+                field.default_factory() if field.default is msgspec.NODEFAULT else field.default,
+                enc_hook=str,
+            ).decode()
             for field in msgspec.structs.fields(kind)
         }
         for section, kind in get_type_hints(Settings).items()

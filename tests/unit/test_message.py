@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailhooks.message import content_digest, identity, normal_address, read_header, unfold
+from mailhooks.message import (
+    content_digest,
+    identity,
+    normal_address,
+    read_header,
+    unfold,
+    without_fields,
+)
 
 MESSAGE = (
     b"Received: from a\r\n\tby b\r\nFrom: Ann <ann@example.org>\r\nSubject: one\r\n two\r\n"
@@ -70,3 +78,27 @@ def test_digest_ignores_what_deliveries_add_and_line_ends() -> None:
     assert content_digest(delivered) == content_digest(MESSAGE)
     assert content_digest(MESSAGE.replace(b"\r\n", b"\n")) == content_digest(MESSAGE)
     assert content_digest(MESSAGE + b"more\r\n") != content_digest(MESSAGE)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_fields_are_taken_out_with_their_folds_and_nothing_else_changes(end: bytes) -> None:
+    """Also from the first line, and never from the body."""
+    lines = [
+        b"X-Spam-Flag: YES",
+        b"Subject: x",
+        b" X-Spam-folded: stays",
+        b"x-spam: y",
+        b"\tfold: z",
+        b"X-Spamless",
+        b"To: a",
+        b"",
+        b"X-Spam-Body: stays",
+    ]
+    kept = [*lines[1:3], lines[6], *lines[7:]]
+    assert without_fields(end.join(lines), (b"x-spam",)) == end.join(kept)
+
+
+def test_a_message_without_such_fields_is_as_it_was() -> None:
+    """Byte for byte, whatever it is."""
+    for message in (b"", b"\r\n", b"no header", b"A: b\r\n\r\nx", bytes(range(256))):
+        assert without_fields(message, (b"x-spam",)) == message

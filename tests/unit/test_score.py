@@ -209,7 +209,7 @@ def test_random_bytes_are_never_believed(value: bytes) -> None:
 @given(
     score=st.floats(-1e5, 1e5),
     required=st.none() | st.floats(-1e5, 1e5),
-    course=st.sampled_from(Course),
+    course=st.sampled_from([Course.SCORED, Course.PASSTHROUGH]),
     names=st.lists(st.from_regex(r"[A-Z_0-9]{1,40}", fullmatch=True), max_size=40),
 )
 def test_any_score_survives_signing(

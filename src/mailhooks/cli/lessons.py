@@ -89,6 +89,8 @@ async def _run(
         scan_url=settings.rspamd.scan_url,
         learn_url=settings.rspamd.learn_url,
         password=settings.rspamd.password or None,
+        classifier=settings.rspamd.classifier,
+        shared_classifier=settings.rspamd.shared_classifier,
         timeout_s=settings.rspamd.learn_timeout_s,
         max_connections=connections,
     )

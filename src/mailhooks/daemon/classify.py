@@ -9,32 +9,76 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
+from mailhooks.bayes import Opinion, blend, points
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import RspamdError, SpoolError
 from mailhooks.ledger import Decision
-from mailhooks.lesson import Lesson
-from mailhooks.message import content_digest, normal_address, read_header
-from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, Verdict, decide
-from mailhooks.score import MilterScore, NoScore, Why, received_ids, verify
+from mailhooks.lesson import SHARED_USER, Lesson
+from mailhooks.message import content_digest, normal_address, read_header, without_fields
+from mailhooks.policy import (
+    Bayes,
+    Folder,
+    NoBayes,
+    NoBayesWhy,
+    NoScan,
+    NoScanWhy,
+    Reason,
+    Verdict,
+    decide,
+)
+from mailhooks.score import (
+    Course,
+    MilterScore,
+    NoScore,
+    RspamdScore,
+    Why,
+    received_ids,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
+    from mailhooks.daemon.evidence import Evidence
     from mailhooks.daemon.samples import Samples
     from mailhooks.dovecot import ScriptCall
     from mailhooks.keys import KeyRing
-    from mailhooks.rspamd import RspamdClient
+    from mailhooks.message import Header
+    from mailhooks.rspamd import BayesOpinion, RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
 
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
 
-VERDICTS = Counter("mailhooks_verdicts_total", "Verdicts given at delivery.", ["folder"])
+EVIDENCE_SHARE = 0.25
+"""This part of the time for Bayes may be spent on asking Redis for the counts."""
+
+FULL_SCAN = {
+    "groups_disabled": ["statistics", "hfilter"],
+    "symbols_disabled": ["GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"],
+}
+"""Settings of a full scan at delivery: no Bayes, which runs apart; no judgement of an SMTP client
+that is not there (hfilter alone would give 2.5 points); nothing that counts a message again."""
+
+STRANGERS = (b"x-spam", b"x-mailhooks-", b"x-rspamd-")
+"""Header names whose claims no full scan shall see; at delivery they are removed."""
+
+VERDICTS = Counter(
+    "mailhooks_verdicts_total",
+    "Verdicts given at delivery, and the row of the policy that gave them.",
+    ["folder", "reason"],
+)
 MILTER_SCORES = Counter(
     "mailhooks_milter_scores_total",
-    "Milter scores carried by delivered messages: verified, or why there is none.",
+    "Milter scores carried by delivered messages: how the verified ones came about, or why"
+    " there is none.",
+    ["result"],
+)
+SCANS = Counter(
+    "mailhooks_full_scans_total",
+    "Full scans at delivery of mail without a verified milter score: made, or why not.",
     ["result"],
 )
 BAYES = Counter(
@@ -42,16 +86,29 @@ BAYES = Counter(
     "Bayes asked for at delivery: an opinion, or why there is none.",
     ["result"],
 )
+OBJECTIVE = Histogram(
+    "mailhooks_objective_score",
+    "Rspamd's score without Bayes: carried, or of a full scan at delivery.",
+    buckets=(-10, -5, -2, 0, 2, 4, 6, 8, 10, 15, 20),
+)
+PROBABILITY = Histogram(
+    "mailhooks_bayes_probability",
+    "Blended probability of spam, of deliveries with an opinion.",
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.45, 0.55, 0.75, 0.9, 0.95, 0.99),
+)
 SECONDS = Histogram(
     "mailhooks_classification_seconds",
     "From the connection of Dovecot to the verdict.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 # A series that begins with its first event hides that event from rate().
-for _folder in Folder:
-    VERDICTS.labels(_folder.value)
-for _result in ("verified", *(why.value for why in Why)):
+for _reason in Reason:
+    for _folder in Folder:
+        VERDICTS.labels(_folder.value, _reason.value)
+for _result in (Course.SCORED.value, Course.PASSTHROUGH.value, *(why.value for why in Why)):
     MILTER_SCORES.labels(_result)
+for _result in ("made", *(why.value for why in NoScanWhy)):
+    SCANS.labels(_result)
 for _result in ("opinion", *(why.value for why in NoBayesWhy)):
     BAYES.labels(_result)
 
@@ -62,9 +119,10 @@ class Classifier:
     Args:
         rspamd: asked for one user's Bayes alone.
         keys: any of them may have signed the carried score.
+        evidence: how much each set of statistics has learned.
         samples: takes good mail as ham, if the settings say so.
         score: how far a carried score is believed.
-        policy: the threshold.
+        policy: thresholds, and what stands in for a missing score.
         learning: whether a delivery teaches.
         deadline_s: seconds within which every call is answered.
         mail_uids: uids that may speak for any user.
@@ -76,6 +134,7 @@ class Classifier:
         self,
         rspamd: RspamdClient,
         keys: KeyRing,
+        evidence: Evidence,
         samples: Samples,
         *,
         score: ScoreSettings,
@@ -88,6 +147,7 @@ class Classifier:
     ) -> None:
         self._rspamd = rspamd
         self._keys = keys
+        self._evidence = evidence
         self._samples = samples
         self._score = score
         self._policy = policy
@@ -108,14 +168,27 @@ class Classifier:
         loop = asyncio.get_running_loop()
         deadline = call.accepted_at_s + self._deadline_s
         user = user_of(call.env, call.peer.uid, self._mail_uids)
-        milter, queue_id = self._carried(call)
-        reserve_s = self._deadline_s * OWN_SHARE
-        bayes = await self._bayes(call.message, user, deadline - reserve_s - loop.time())
-        verdict = decide(milter, bayes, self._policy.threshold)
+        header = read_header(call.message)
+        milter = self._carried(header, call)
+        # What is not Rspamd's keeps a part of the deadline.
+        left_s = deadline - self._deadline_s * OWN_SHARE - loop.time()
+        scan: RspamdScore | NoScan | None = None
+        if isinstance(milter, NoScore):
+            bayes, scan = await asyncio.gather(
+                self._bayes(call.message, user, left_s), self._scan(call, user, left_s)
+            )
+        else:
+            bayes = await self._bayes(call.message, user, left_s)
+        verdict = decide(
+            milter,
+            bayes,
+            self._policy.threshold_of(user),
+            scan=scan,
+            honour_action=self._policy.honour_action,
+        )
         if self._teaches(verdict):
             await self._teach_ham(call.message, user, deadline - loop.time())
-        digest = content_digest(call.message)
-        now = self._clock()
+        queue_id, digest, now = self._queue_id(header), content_digest(call.message), self._clock()
         self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
@@ -127,11 +200,9 @@ class Classifier:
             return _is_surely_ham(verdict)
         return self._learning.learn_on_delivery == "all" and verdict.folder is Folder.INBOX
 
-    def _carried(self, call: ScriptCall) -> tuple[MilterScore | NoScore, str]:
-        """The carried score, and Postfix's queue id for the log."""
-        header = read_header(call.message)
+    def _carried(self, header: Header, call: ScriptCall) -> MilterScore | NoScore:
         sender = normal_address(call.env.get("SENDER", ""))
-        milter = verify(
+        return verify(
             header,
             sender if self._score.bind_sender else None,
             self._keys,
@@ -139,23 +210,69 @@ class Classifier:
             max_age_s=self._score.max_age_s,
             received_depth=self._score.received_depth,
         )
-        # Dovecot's own id is on top; the last of ours is the MX's.
+
+    def _queue_id(self, header: Header) -> str:
+        """Postfix's queue id for the log: Dovecot's own is on top, the last of ours the MX's."""
         ids = received_ids(header, self._score.received_depth)
-        return milter, ids[-1] if ids else "-"
+        return ids[-1] if ids else "-"
 
     async def _bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
         try:
             async with asyncio.timeout(timeout_s):
-                opinion = await self._rspamd.check_bayes(message, user=user)
+                own, shared = await self._rspamd.check_opinions(message, user=user)
+                return await self._blended(user, own, shared, timeout_s)
         except TimeoutError:
             log.warning("user=%s: no Bayes: Rspamd did not answer in %.1f s", user, timeout_s)
             return NoBayes(NoBayesWhy.DEADLINE)
         except (RspamdError, ValueError) as error:
             log.warning("user=%s: no Bayes: %s", user, error)
             return NoBayes(NoBayesWhy.UNAVAILABLE)
-        if opinion is None:
+
+    async def _blended(
+        self, user: str, own: BayesOpinion | None, shared: BayesOpinion | None, timeout_s: float
+    ) -> Bayes | NoBayes:
+        """Both opinions, weighed by what each of them has learned."""
+
+        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion | None:
+            if opinion is None:
+                return None
+            # Redis that does not answer costs a blend its weights, not its opinions.
+            learned = await self._evidence.of(whose, timeout_s * EVIDENCE_SHARE)
+            return Opinion(opinion.probability, learned.spam, learned.ham)
+
+        mine, others = await weighed(own, user), await weighed(shared, SHARED_USER)
+        probability = blend(mine, others)
+        if probability is None:
             return NoBayes(NoBayesWhy.NO_OPINION)
-        return Bayes(opinion.score, opinion.probability)
+        return Bayes(points(probability), probability, mine, others)
+
+    async def _scan(self, call: ScriptCall, user: str, timeout_s: float) -> RspamdScore | NoScan:
+        """Rspamd's judgement without Bayes, of mail that carries none it gave before."""
+        if not self._policy.full_scan:
+            return NoScan(NoScanWhy.OFF)
+        seconds = min(timeout_s, self._policy.full_scan_timeout_s)
+        try:
+            async with asyncio.timeout(seconds):
+                result = await self._rspamd.check(
+                    without_fields(call.message, STRANGERS),
+                    user=user,
+                    settings=FULL_SCAN,
+                    envelope_from=_envelope_address(call.env.get("SENDER")),
+                    rcpts=filter(None, [_envelope_address(call.env.get("RECIPIENT"))]),
+                )
+        except TimeoutError:
+            log.warning("user=%s: no full scan: Rspamd did not answer in %.1f s", user, seconds)
+            return NoScan(NoScanWhy.DEADLINE)
+        except (RspamdError, ValueError) as error:
+            log.warning("user=%s: no full scan: %s", user, error)
+            return NoScan(NoScanWhy.UNAVAILABLE)
+        return RspamdScore(
+            score=result.score,
+            required=result.required,
+            action=result.action,
+            course=Course.SKIPPED if result.is_skipped else Course.SCORED,
+            symbols=tuple((symbol.name, symbol.score) for symbol in result.symbols),
+        )
 
     async def _teach_ham(self, message: bytes, user: str, timeout_s: float) -> None:
         """Keep an inbox message as a ham sample; a delivery never fails over it."""
@@ -172,6 +289,12 @@ class Classifier:
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
 
 
+def _envelope_address(address: str | None) -> str | None:
+    """What Rspamd may be told of an address that a stranger wrote."""
+    sound = address is not None and address.isprintable() and address.isascii()
+    return address if sound else None
+
+
 def _is_surely_ham(verdict: Verdict) -> bool:
     """Whether nothing speaks against a message: a missed spam must not teach."""
     return (
@@ -183,8 +306,16 @@ def _is_surely_ham(verdict: Verdict) -> bool:
 
 
 def _count(verdict: Verdict, elapsed_s: float) -> None:
-    milter, bayes = verdict.milter, verdict.bayes
-    VERDICTS.labels(verdict.folder.value).inc()
-    MILTER_SCORES.labels("verified" if isinstance(milter, MilterScore) else milter.why.value).inc()
+    milter, scan, bayes = verdict.milter, verdict.scan, verdict.bayes
+    VERDICTS.labels(verdict.folder.value, verdict.reason.value).inc()
+    MILTER_SCORES.labels(
+        milter.course.value if isinstance(milter, MilterScore) else milter.why.value
+    ).inc()
+    if scan is not None:
+        SCANS.labels(scan.why.value if isinstance(scan, NoScan) else "made").inc()
     BAYES.labels("opinion" if isinstance(bayes, Bayes) else bayes.why.value).inc()
+    if verdict.objective is not None:
+        OBJECTIVE.observe(verdict.objective.score)
+    if isinstance(bayes, Bayes):
+        PROBABILITY.observe(bayes.probability)
     SECONDS.observe(elapsed_s)

@@ -13,6 +13,7 @@ from mailhooks.config import Settings, uids_of
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.decisions import Decisions
 from mailhooks.daemon.dropbox import Dropbox
+from mailhooks.daemon.evidence import Evidence
 from mailhooks.daemon.learn import Learner
 from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.samples import Samples
@@ -34,6 +35,7 @@ log = logging.getLogger("mailhooks.daemon")
 CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
 REDIS_TIMEOUT_S = 5.0
+EVIDENCE_TIMEOUT_S = 1.0
 OPEN_FILES = 16384
 
 
@@ -60,6 +62,8 @@ async def serve(settings: Settings) -> None:
                 scan_url=settings.rspamd.scan_url,
                 learn_url=settings.rspamd.learn_url,
                 password=settings.rspamd.password or None,
+                classifier=settings.rspamd.classifier,
+                shared_classifier=settings.rspamd.shared_classifier,
                 timeout_s=settings.rspamd.learn_timeout_s,
                 max_connections=settings.rspamd.max_connections,
             )
@@ -74,9 +78,12 @@ async def serve(settings: Settings) -> None:
         decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
         # Before the sockets, so that it ends after them.
         stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
+        evidence = evidence_in(settings.redis)
+        stack.callback(evidence.close)
         classifier = Classifier(
             rspamd,
             keys,
+            evidence,
             samples,
             score=settings.score,
             policy=settings.policy,
@@ -121,6 +128,21 @@ def count_in(redis: RedisSettings) -> Callable[[str, Lesson], int] | None:
         return learned.spam if lesson is Lesson.SPAM else learned.ham
 
     return count
+
+
+def evidence_in(redis: RedisSettings) -> Evidence:
+    """Where a delivery learns how much its statistics know."""
+    statistics = (
+        Statistics(
+            redis.url,
+            redis.key_prefix,
+            shared_key=redis.shared_key,
+            timeout_s=EVIDENCE_TIMEOUT_S,
+        )
+        if redis.url
+        else None
+    )
+    return Evidence(statistics, redis.min_learns)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

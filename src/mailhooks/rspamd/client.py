@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from mailhooks.errors import RspamdError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.lesson import SHARED_USER
 from mailhooks.rspamd import results
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ class RspamdClient:
         learn_url: the controller, in the same notation.
         password: the controller's ``enable_password``; None when ``secure_ip`` or a UNIX socket
             lets us in. It goes to ``learn_url`` only.
+        classifier: the classifier of users' own statistics, by its ``name`` in Rspamd's
+            configuration; empty where there is only one.
+        shared_classifier: likewise that of the statistics all users share, which are taught in
+            the name of :data:`mailhooks.lesson.SHARED_USER`; empty where there are none.
         timeout_s: seconds for one call, waiting for a free connection included.
         max_connections: connections to each URL at once.
     """
@@ -106,6 +111,8 @@ class RspamdClient:
         scan_url: str,
         learn_url: str,
         password: str | None = None,
+        classifier: str = "",
+        shared_classifier: str = "",
         timeout_s: float = 10.0,
         max_connections: int = 16,
     ) -> None:
@@ -114,6 +121,8 @@ class RspamdClient:
         self._scan_url = _checked_url(scan_url)
         self._learn_url = _checked_url(learn_url)
         self._password = [_checked_header("Password", password)] if password is not None else []
+        self._classifiers = {SHARED_USER: shared_classifier}
+        self._own_classifier = classifier
         self._timeout_s = timeout_s
         self._max_connections = max_connections
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -219,27 +228,21 @@ class RspamdClient:
             )
         return results.bayes_of(result), results.bayes_of(result, results.SHARED_SYMBOLS)
 
-    async def learn_spam(
-        self, message: bytes, *, user: str, bulk: bool = False, classifier: str | None = None
-    ) -> LearnResult:
+    async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
         """Teach one user's statistics that a message is spam, whatever they held before.
 
-        ``bulk`` learns even what the last classifier already judges so by 95 %. ``classifier``
-        names the one that learns, as ``name`` in Rspamd's configuration; without it all of them
-        do. The shared one keeps a learn cache for each ``user``: name always the same there. For
-        the rest see :meth:`check`.
+        ``bulk`` learns even what the last classifier that had an opinion already judges so by 95 %,
+        be it another's. For the rest see :meth:`check`.
 
         Raises:
             RspamdUnavailable: not learned, try later.
             RspamdMisconfigured: not learned, and trying is of no use until a setting changes.
         """
-        return await self._learn("/learnspam", message, user, bulk=bulk, classifier=classifier)
+        return await self._learn("/learnspam", message, user, bulk=bulk)
 
-    async def learn_ham(
-        self, message: bytes, *, user: str, bulk: bool = False, classifier: str | None = None
-    ) -> LearnResult:
+    async def learn_ham(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
         """Teach that a message is ham; in all else like :meth:`learn_spam`."""
-        return await self._learn("/learnham", message, user, bulk=bulk, classifier=classifier)
+        return await self._learn("/learnham", message, user, bulk=bulk)
 
     async def stat(self) -> StatResult:
         """Read the controller's counters; errors are those of :meth:`check`."""
@@ -251,11 +254,13 @@ class RspamdClient:
         for url in (self._scan_url, self._learn_url):
             await self._ask(url, "/ping", _when_ok(_parse_pong))
 
-    async def _learn(
-        self, path: str, message: bytes, user: str, *, bulk: bool, classifier: str | None
-    ) -> LearnResult:
+    async def _learn(self, path: str, message: bytes, user: str, *, bulk: bool) -> LearnResult:
         kind = [("Learn-Type", "bulk")] if bulk else []
-        which = [] if classifier is None else [_checked_header("Classifier", classifier)]
+        classifier = self._classifiers.get(user, self._own_classifier)
+        if user == SHARED_USER and not classifier:
+            raise RspamdMisconfigured("no shared classifier is named in the settings")
+        # Without a name every classifier learns.
+        which = [_checked_header("Classifier", classifier)] if classifier else []
         headers = [("Deliver-To", _checked_user(user)), *self._password, *kind, *which]
         learn = results.classify_learn_answer
         return await self._ask(self._learn_url, path, learn, headers, body=message)
