@@ -17,7 +17,7 @@ RANKS = (
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup", "bayes"},
     {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
-    {"teacher"},
+    {"teacher", "explain", "tune"},
     {"account", "batch"},
     {"daemon", "milter"},
     {"lab", "doctor"},

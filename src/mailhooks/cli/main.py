@@ -8,7 +8,19 @@ from pathlib import Path
 import click
 
 from mailhooks import __version__
-from mailhooks.cli import account, completion, doctor, key, lab, queue, services, teach, users
+from mailhooks.cli import (
+    account,
+    completion,
+    doctor,
+    explain,
+    key,
+    lab,
+    queue,
+    services,
+    teach,
+    users,
+    verdicts,
+)
 from mailhooks.config import DEFAULT_PATH
 from mailhooks.errors import MailhooksError
 
@@ -63,6 +75,8 @@ main.add_command(account.reconcile)
 main.add_command(queue.queue)
 main.add_command(users.stats)
 main.add_command(users.forget)
+main.add_command(verdicts.tune)
+main.add_command(explain.explain)
 main.add_command(key.key)
 main.add_command(doctor.doctor)
 main.add_command(completion.completion)
