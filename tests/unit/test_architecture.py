@@ -29,7 +29,7 @@ RANKS = (
         "count",
     },
     {"evidence"},
-    {"teacher"},
+    {"teacher", "explain", "tune"},
     {"account", "batch"},
     {"daemon", "milter"},
     {"lab", "doctor"},

@@ -21,9 +21,9 @@ from mailhooks.config import (
 )
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.dropbox import Dropbox
-from mailhooks.daemon.evidence import Evidence
 from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.samples import REFUSAL_S, Samples
+from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall, ScriptServer, call_script, encode_request
 from mailhooks.errors import (
     ConfigError,
@@ -457,7 +457,7 @@ async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
     classifier = Classifier(
         cast("RspamdClient", rspamd),
         KeyRing((new_key(),)),
-        Evidence(None, 2),
+        Weights(None, 2),
         cast("Samples", None),
         score=ScoreSettings(),
         policy=PolicySettings(full_scan=False),

@@ -24,6 +24,9 @@ MODULE_OF = {
     "queue": "queue",
     "stats": "users",
     "forget": "users",
+    "tune": "verdicts",
+    "explain": "explain",
+    "key": "key",
     "doctor": "doctor",
     "completion": "completion",
 }

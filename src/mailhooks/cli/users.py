@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mailhooks.cli import common
+from mailhooks.cli.verdicts import rate_text, rates_json, rates_lines
 from mailhooks.errors import ProtocolError, SpoolError
 from mailhooks.ledger import WEEK_S, Counts
 from mailhooks.spool import Spool
@@ -42,7 +43,8 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
 
     Rspamd's Bayes says nothing before it has learned redis.min_learns messages of each class:
     until then a user is told how many are missing. A correction is a message that was taught as
-    the opposite before.
+    the opposite before. How much good mail went to Junk, and spam to INBOX, is what the user
+    moved: mail that was never corrected counts as right.
     """
     from mailhooks.statistics import Statistics
 
@@ -56,13 +58,13 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         common.opened_ledger(settings.learning) as ledger,
         Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
     ):
-        counts = ledger.counts(name, since=since)
-        names = [name] if name else sorted({*counts, *statistics.users(), *waiting})
+        counts, rates = ledger.counts(name, since=since), ledger.rates(name, since=since)
+        names = [name] if name else sorted({*counts, *rates, *statistics.users(), *waiting})
         rows = [
             {"user": each}
             | _state(statistics.learned(each), settings.redis.min_learns)
             | _history(counts.get(each, Counts()), weeks)
-            | {"waiting": waiting[each]}
+            | {"verdicts": rates_json(rates.get(each, {}), weeks), "waiting": waiting[each]}
             for each in names
         ]
     if as_json:
@@ -108,6 +110,7 @@ def _print_one(row: dict[str, Any], weeks: int) -> None:
         ("ledger", f"{row['ledger']['spam']} messages are spam, {row['ledger']['ham']} ham"),
         ("corrections", f"{sum(corrections) / weeks:.1f} a week in {span}: {_weekly(corrections)}"),
         ("outcomes", f"{outcomes or 'none'} in {span}"),
+        *rates_lines(row["verdicts"], span),
         ("waiting", common.plural(row["waiting"], "sample")),
     ):
         click.echo(f"{name + ':':12} {value}")
@@ -115,6 +118,7 @@ def _print_one(row: dict[str, Any], weeks: int) -> None:
 
 def _print_all(rows: list[dict[str, Any]]) -> None:
     headings = ["user", "spam", "ham", "state", "corrections by week", "refused", "waiting"]
+    headings += ["ham in Junk", "spam in INBOX"]
     lines = [
         [
             row["user"],
@@ -124,10 +128,12 @@ def _print_all(rows: list[dict[str, Any]]) -> None:
             _weekly(row["corrections_by_week"]),
             str(row["outcomes"].get("refused", 0)),
             str(row["waiting"]),
+            rate_text(row["verdicts"], "false_positive"),
+            rate_text(row["verdicts"], "false_negative"),
         ]
         for row in rows
     ]
-    common.table(headings, lines, {1, 2, 5, 6})
+    common.table(headings, lines, {1, 2, 5, 6, 7, 8})
 
 
 def _weekly(corrections: list[int]) -> str:
