@@ -69,6 +69,10 @@ class RspamdSettings(msgspec.Struct, frozen=True, kw_only=True):
         learn_url: the controller, told what to learn.
         password: the controller's ``enable_password``; empty when ``secure_ip``
             lets this host in without.
+        classifier: ``name`` of the classifier of each user's own statistics;
+            empty if Rspamd has only one.
+        shared_classifier: ``name`` of the one that all users share; empty if
+            there is none.
         max_connections: scans and learns at once, each.
         learn_timeout_s: seconds one learn may take.
     """
@@ -76,6 +80,8 @@ class RspamdSettings(msgspec.Struct, frozen=True, kw_only=True):
     scan_url: str = "http://127.0.0.1:11333"
     learn_url: str = "http://127.0.0.1:11334"
     password: str = ""
+    classifier: str = ""
+    shared_classifier: str = ""
     max_connections: int = 16
     learn_timeout_s: float = 30.0
 
@@ -119,9 +125,27 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         threshold: the sum of milter score and Bayes score from which mail goes
             to Junk; the default is Rspamd's own add_header level.
+        thresholds: others, by user (``anna@example.org``) or by domain
+            (``example.org``); a user's own comes before the domain's.
+        honour_action: whether Rspamd's own "add header" or "rewrite subject" in
+            the milter pass is enough for Junk, whatever Bayes says.
+        full_scan: whether mail without a verified milter score is scanned in
+            full at delivery.
+        full_scan_timeout_s: seconds after which such a scan is given up.
     """
 
     threshold: float = 6.0
+    thresholds: dict[str, float] = {}
+    honour_action: bool = False
+    full_scan: bool = True
+    full_scan_timeout_s: float = 3.0
+
+    def threshold_of(self, user: str) -> float:
+        """The threshold of a Dovecot user, given in lower case."""
+        if not self.thresholds:
+            return self.threshold
+        domain = user.rpartition("@")[2]
+        return self.thresholds.get(user, self.thresholds.get(domain, self.threshold))
 
 
 class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,12 +232,15 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             to take Rspamd's word for what it has learned.
         key_prefix: what the keys of statistics begin with, ``RS`` unless
             Rspamd's classifier was given another prefix.
+        shared_key: the key of the statistics that all users share, which is the
+            ``prefix`` of that classifier.
         min_learns: messages of each class that Rspamd's classifier wants before
             it speaks; Rspamd tells nobody, so repeat its setting here.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
     key_prefix: str = "RS"
+    shared_key: str = "SHARED"
     min_learns: int = 200
 
 
@@ -344,6 +371,15 @@ def _positive(value: float) -> str | None:
     return None if math.isfinite(value) and value > 0 else "must be a number above 0"
 
 
+def _thresholds(value: dict[str, float]) -> str | None:
+    for name, threshold in value.items():
+        if not name or name != name.strip().lower():
+            return f"{name!r} must be a user or a domain in lower case"
+        if not math.isfinite(threshold):
+            return f"{name}: must be a finite number"
+    return None
+
+
 def _not_negative(value: float) -> str | None:
     return None if math.isfinite(value) and value >= 0 else "must be 0 or more"
 
@@ -461,6 +497,8 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "score.max_age_s": _positive,
     "score.received_depth": _positive,
     "policy.threshold": _finite,
+    "policy.thresholds": _thresholds,
+    "policy.full_scan_timeout_s": _positive,
     "learning.settle_s": _not_negative,
     "learning.connections": _positive,
     "learning.retry_first_s": _positive,
@@ -470,6 +508,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "learning.keep_days": _positive,
     "redis.url": _redis_url,
     "redis.key_prefix": _not_empty,
+    "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
+SHARED_USER: Final = "*shared*"
+"""Stands for the statistics that all users share, wherever a user is named."""
+
+
 class Lesson(enum.Enum):
     """What Rspamd is to learn a message as."""
 

@@ -1,28 +1,39 @@
-"""From a milter score and a Bayes opinion to a verdict. Pure.
+"""From an objective score and Bayes to a verdict. Pure.
 
-===================  =====================  =======================================
-milter score         Bayes                  verdict
-===================  =====================  =======================================
-verified             has an opinion         Junk if the sum reaches the threshold
-verified             none, for any reason   Junk if the milter score alone reaches it
-none, for any reason anything               INBOX
-===================  =====================  =======================================
+The objective score is Rspamd's judgement without Bayes: the carried milter
+score if it is verified, else one full scan at delivery, if there was one.
 
-Without a verified milter score nothing goes to Junk: a user's Bayes may well
-outvote the objective score, but when that score is missing because something
-failed, it might have been the one thing that spoke for the message. And no
-verdict rejects: the message has been accepted long ago.
+==========================  ==============  ==========================================
+objective score             Bayes           verdict
+==========================  ==============  ==========================================
+scored                      has an opinion  Junk if the sum reaches the threshold
+scored                      none            Junk if the score alone reaches it
+scored, action add header   anything        Junk, with ``honour_action``
+passthrough, add header     anything        Junk: a module of Rspamd said so by itself
+passthrough, else           anything        INBOX: a module of Rspamd let it pass
+skipped                     anything        INBOX: Rspamd was told not to judge it
+none, for any reason        anything        INBOX
+==========================  ==============  ==========================================
+
+"Add header" stands for "rewrite subject" too. Without an objective score
+nothing goes to Junk: a user's Bayes may well outvote that score, but when it is
+missing because something failed, it might have been the one thing that spoke
+for the message. And no verdict rejects: the message has been accepted long ago.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mailhooks.score import MilterScore, NoScore
+from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
 
-SURELY_HAM_SHARE = 1 / 3
-"""A sum up to this part of the threshold is far below it."""
+if TYPE_CHECKING:
+    from mailhooks.bayes import Opinion
+
+JUNK_ACTIONS = frozenset({"add header", "rewrite subject"})
+"""Rspamd's words for mail that is accepted and marked (``src/libserver/cfg_file.h``)."""
 
 
 class Folder(enum.Enum):
@@ -40,17 +51,43 @@ class NoBayesWhy(enum.Enum):
     DEADLINE = "deadline"
 
 
+class NoScanWhy(enum.Enum):
+    """Why a message without a verified milter score was not scanned at delivery either."""
+
+    OFF = "off"
+    UNAVAILABLE = "unavailable"
+    DEADLINE = "deadline"
+
+
+class Reason(enum.Enum):
+    """Which row of the policy decided."""
+
+    SUM = "score and Bayes"
+    SCORE_ALONE = "score alone"
+    ACTION = "Rspamd's action"
+    PASSTHROUGH = "passthrough"
+    SKIPPED = "scan skipped"
+    NO_SCORE = "no score"
+
+
+_RSPAMDS_OWN = frozenset({Reason.ACTION, Reason.PASSTHROUGH, Reason.SKIPPED})
+
+
 @dataclass(frozen=True, slots=True)
 class Bayes:
-    """One user's Bayes opinion.
+    """What Bayes says of a message to one user.
 
     Attributes:
-        score: points Rspamd gives for it.
+        score: points that are added to the objective score.
         probability: that the message is spam to this user, 0 to 1.
+        own: the opinion of the user's own statistics.
+        shared: that of the statistics all users share; None where there are none.
     """
 
     score: float
     probability: float
+    own: Opinion | None = None
+    shared: Opinion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,65 +98,139 @@ class NoBayes:
 
 
 @dataclass(frozen=True, slots=True)
+class NoScan:
+    """There was no full scan at delivery, and why."""
+
+    why: NoScanWhy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What happens to one recipient's copy.
 
     Attributes:
         folder: where it goes.
+        reason: the row of the policy that says so.
         score: the sum that was compared.
         threshold: what it was compared with.
         milter: the carried score, or why there is none.
-        bayes: the user's Bayes opinion, or why there is none.
+        scan: the full scan at delivery in its place, or why there was none; None
+            if none was needed.
+        bayes: Bayes' opinion, or why there is none.
     """
 
     folder: Folder
+    reason: Reason
     score: float
     threshold: float
     milter: MilterScore | NoScore
+    scan: RspamdScore | NoScan | None
     bayes: Bayes | NoBayes
 
     @property
-    def is_surely_ham(self) -> bool:
-        """Whether nothing speaks against the message, so that it may train as ham by itself.
+    def objective(self) -> RspamdScore | None:
+        """The score the sum began with."""
+        return _objective(self.milter, self.scan)
 
-        A verified milter score, a sum far below the threshold, and no leaning
-        of the user's Bayes towards spam: a missed spam must not teach.
+    @property
+    def confidence(self) -> float:
+        """How far the verdict is from the other one, 0 to 1.
+
+        The distance of the sum from the threshold, as a part of the threshold;
+        1 where Rspamd itself decided, 0 where nothing was known.
         """
-        return (
-            self.folder is Folder.INBOX
-            and isinstance(self.milter, MilterScore)
-            and self.score <= self.threshold * SURELY_HAM_SHARE
-            and (isinstance(self.bayes, NoBayes) or self.bayes.probability < 0.5)  # noqa: PLR2004
-        )
+        if self.reason is Reason.NO_SCORE:
+            return 0.0
+        if self.reason in _RSPAMDS_OWN:
+            return 1.0
+        return min(1.0, abs(self.score - self.threshold) / max(abs(self.threshold), 1.0))
 
     def status(self) -> str:
-        """The verdict on one line, for the header ``X-Spam-Status``.
+        """The verdict on one line of ASCII, for the header ``X-Spam-Status``.
 
         Such as ``Yes, score=7.23 required=6.00 milter=4.10 bayes=3.13 (99.4%)``;
-        a part that is missing says why, such as ``milter=none (absent)``.
+        a part that is missing says why, such as ``milter=none (absent)``, and
+        ``reason=`` follows where the sum did not decide. ``score`` and
+        ``required`` stay where they are: Dovecot's spamtest reads them.
         """
-        milter = (
-            f"{self.milter.score:.2f}"
+        parts = [
+            f"{'Yes' if self.folder is Folder.JUNK else 'No'}, score={self.score:.2f}",
+            f"required={self.threshold:.2f}",
+            f"milter={self.milter.score:.2f}"
             if isinstance(self.milter, MilterScore)
-            else f"none ({self.milter.why.value})"
-        )
-        bayes = (
-            f"{self.bayes.score:.2f} ({self.bayes.probability:.1%})"
-            if isinstance(self.bayes, Bayes)
-            else f"none ({self.bayes.why.value})"
-        )
-        return (
-            f"{'Yes' if self.folder is Folder.JUNK else 'No'}, score={self.score:.2f} "
-            f"required={self.threshold:.2f} milter={milter} bayes={bayes}"
-        )
+            else f"milter=none ({self.milter.why.value})",
+        ]
+        if self.scan is not None:
+            parts.append(
+                f"scan=none ({self.scan.why.value})"
+                if isinstance(self.scan, NoScan)
+                else f"scan={self.scan.score:.2f}"
+            )
+        parts.append(_bayes_text(self.bayes))
+        if self.reason in _RSPAMDS_OWN:
+            parts.append(f"reason={self.reason.value}")
+        return " ".join(parts)
 
 
-def decide(milter: MilterScore | NoScore, bayes: Bayes | NoBayes, threshold: float) -> Verdict:
-    """Decide about one recipient's copy; the table at the top of this module."""
-    total = 0.0
-    if isinstance(milter, MilterScore):
-        total += milter.score
+def decide(
+    milter: MilterScore | NoScore,
+    bayes: Bayes | NoBayes,
+    threshold: float,
+    *,
+    scan: RspamdScore | NoScan | None = None,
+    honour_action: bool = False,
+) -> Verdict:
+    """Decide about one recipient's copy; the table at the top of this module.
+
+    Args:
+        milter: the carried score.
+        bayes: what Bayes says to this recipient.
+        threshold: points from which mail is junk.
+        scan: a full scan at delivery; counts only without a milter score.
+        honour_action: whether Rspamd's own "add header" is enough.
+    """
+    objective = _objective(milter, scan)
+    total = objective.score if objective is not None else 0.0
     if isinstance(bayes, Bayes):
         total += bayes.score
-    condemned = isinstance(milter, MilterScore) and total >= threshold
-    return Verdict(Folder.JUNK if condemned else Folder.INBOX, total, threshold, milter, bayes)
+    junk = False
+    if objective is None:
+        reason = Reason.NO_SCORE
+    elif objective.course is Course.SKIPPED:
+        reason = Reason.SKIPPED
+    elif objective.course is Course.PASSTHROUGH:
+        reason = Reason.PASSTHROUGH
+        junk = objective.action in JUNK_ACTIONS
+    elif honour_action and objective.action in JUNK_ACTIONS:
+        reason, junk = Reason.ACTION, True
+    else:
+        reason = Reason.SUM if isinstance(bayes, Bayes) else Reason.SCORE_ALONE
+        junk = total >= threshold
+    return Verdict(
+        folder=Folder.JUNK if junk else Folder.INBOX,
+        reason=reason,
+        score=total,
+        threshold=threshold,
+        milter=milter,
+        scan=None if isinstance(milter, MilterScore) else scan,
+        bayes=bayes,
+    )
+
+
+def _objective(
+    milter: MilterScore | NoScore, scan: RspamdScore | NoScan | None
+) -> RspamdScore | None:
+    if isinstance(milter, MilterScore):
+        return milter
+    return scan if isinstance(scan, RspamdScore) else None
+
+
+def _bayes_text(bayes: Bayes | NoBayes) -> str:
+    if isinstance(bayes, NoBayes):
+        return f"bayes=none ({bayes.why.value})"
+    parts = [f"{bayes.probability:.1%}"]
+    for whose, opinion in (("own", bayes.own), ("shared", bayes.shared)):
+        if opinion is not None:
+            silent = opinion.probability is None
+            parts.append(f"{whose} " + ("silent" if silent else f"{opinion.probability:.1%}"))
+    return f"bayes={bayes.score:.2f} ({', '.join(parts)})"

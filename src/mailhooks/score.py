@@ -74,27 +74,50 @@ class NoScore:
     why: Why
 
 
-@dataclass(frozen=True, slots=True)
-class MilterScore:
-    """What Rspamd said in the milter pass, Bayes switched off.
+class Course(enum.Enum):
+    """How Rspamd came to its result."""
+
+    SCORED = "scored"
+    PASSTHROUGH = "passthrough"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RspamdScore:
+    """What Rspamd says of a message on objective grounds, Bayes switched off.
 
     Attributes:
         score: points; finite.
         required: points from which Rspamd rejects, None if it gave no usable number.
         action: Rspamd's action, such as ``no action`` or ``add header``.
-        passthrough: a module decided without the score ("pre-result").
+        course: whether rules made the score, a module decided without it
+            ("pre-result"), or Rspamd was told not to scan.
         symbols: (name, points), the weightiest first, those of 0 points left out.
-        queue_id: Postfix's queue id on the host of the milter.
-        time: when the scan was made, seconds since the epoch.
     """
 
     score: float
     required: float | None
     action: str
-    passthrough: bool
+    course: Course
     symbols: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MilterScore(RspamdScore):
+    """Rspamd's result in the milter pass.
+
+    Attributes:
+        queue_id: Postfix's queue id on the host of the milter.
+        time: when the scan was made, seconds since the epoch.
+    """
+
     queue_id: str
     time: int
+
+
+# Rspamd's milter says nothing of a message it was told not to scan.
+_COURSES = {"0": Course.SCORED, "1": Course.PASSTHROUGH}
+_COURSE_CODES = {course: code for code, course in _COURSES.items()}
 
 
 def read_report(
@@ -159,7 +182,7 @@ def sign(score: MilterScore, bound_to: Identity, sender: bytes, keys: KeyRing) -
             f"s={score.score:.3f}",
             f"r={'nan' if score.required is None else format(score.required, '.3f')}",
             f"a={score.action}",
-            f"p={int(score.passthrough)}",
+            f"p={_COURSE_CODES[score.course]}",
             f"f={_sender_digest(sender)}",
             "y=" + ", ".join(f"{name}:{points:.2f}" for name, points in score.symbols),
         )
@@ -256,7 +279,8 @@ def _parse(pairs: dict[str, str]) -> MilterScore | None:
     score = _points(pairs.get("s", ""))
     time = pairs.get("t", "")
     queue_id = pairs.get("q", "")
-    if score is None or not time.isdecimal() or len(time) > 12:  # noqa: PLR2004
+    course = _COURSES.get(pairs.get("p", ""))
+    if course is None or score is None or not time.isdecimal() or len(time) > 12:  # noqa: PLR2004
         return None
     if not _QUEUE_ID.match(queue_id):
         return None
@@ -269,7 +293,7 @@ def _parse(pairs: dict[str, str]) -> MilterScore | None:
         score=score,
         required=_points(pairs.get("r", "")),
         action=pairs.get("a", "")[:32],
-        passthrough=pairs.get("p") == "1",
+        course=course,
         symbols=tuple(symbols[:MAX_SYMBOLS]),
         queue_id=queue_id,
         time=int(time),

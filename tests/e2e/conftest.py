@@ -22,7 +22,19 @@ def lab() -> Iterator[Lab]:
     """The host, with Bayes speaking after two messages of each class."""
     names = [f"user{number}" for number in range(ACCOUNTS)]
     aliases = {f"alias{number}": f"user{number}" for number in range(ACCOUNTS)}
-    with Lab(names, aliases=aliases, min_learns=2) as host:
+    # What an administrator may have told Rspamd about some senders.
+    rspamd = {
+        "multimap.conf": """
+            passed { type = "from"; map = ["passed@example.org"]; action = "accept";
+                     prefilter = true; symbol = "PASSED"; }
+            marked { type = "from"; map = ["marked@example.org"]; action = "add header";
+                     prefilter = true; symbol = "MARKED"; }
+        """,
+        "settings.conf": """
+            skipped { priority = high; from = "skipped@example.org"; want_spam = yes; }
+        """,
+    }
+    with Lab(names, aliases=aliases, min_learns=2, extra_rspamd=rspamd) as host:
         yield host
 
 
@@ -50,9 +62,8 @@ def teach(lab: Lab) -> Teach:
             async with lab.rspamd() as rspamd:
                 user = lab.users[name].address
                 for lesson, messages in ((Lesson.SPAM, spam), (Lesson.HAM, ham)):
-                    one = rspamd.learn_spam if lesson is Lesson.SPAM else rspamd.learn_ham
                     for message in messages:
-                        result = await one(message, user=user, bulk=True)
+                        result = await rspamd.learn(message, lesson, user=user, bulk=True)
                         assert result.learned, result
 
         asyncio.run(run())

@@ -51,7 +51,21 @@ def test_every_section_is_read() -> None:
             "[policy]\nthreshhold = 1\n",
             "policy.threshhold: no such setting; did you mean threshold?",
         ),
-        ("[policy]\nx = 1\n", "policy.x: no such setting; known: threshold"),
+        (
+            "[policy]\nx = 1\n",
+            (
+                "policy.x: no such setting; known: threshold, thresholds, honour_action, full_scan,"
+                " full_scan_timeout_s"
+            ),
+        ),
+        (
+            "[policy.thresholds]\n'Ann@x.example' = 5\n",
+            "policy.thresholds: 'Ann@x.example' must be a user or a domain in lower case",
+        ),
+        (
+            "[policy.thresholds]\n'x.example' = inf\n",
+            "policy.thresholds: x.example: must be a finite number",
+        ),
         ('[policy]\nthreshold = "6"\n', "policy.threshold: expected a number, got text in quotes"),
         ("[policy]\nthreshold = nan\n", "policy.threshold: must be a finite number"),
         (
@@ -138,3 +152,13 @@ def test_users_are_found_by_name_and_number_and_unknown_ones_left_out() -> None:
     """A default that names users of another host is no error."""
     assert uids_of(("root", 4711, "no-such-user-here")) == frozenset({0, 4711})
     assert os.getuid() >= 0
+
+
+def test_a_users_threshold_comes_before_the_domains_and_that_before_the_default() -> None:
+    """Whoever has none of their own gets the next wider one."""
+    policy = parse(
+        "[policy]\nthreshold = 6\n[policy.thresholds]\n"
+        "'ann@x.example' = 5\n'x.example' = 7.5\n'local' = 4\n"
+    ).policy
+    users = ("ann@x.example", "bob@x.example", "ann@y.example", "local")
+    assert [policy.threshold_of(user) for user in users] == [5.0, 7.5, 6.0, 4.0]

@@ -26,6 +26,7 @@ from mailhooks.config import (
     Settings,
 )
 from mailhooks.daemon.classify import Classifier
+from mailhooks.daemon.weights import Weights
 from mailhooks.doctor import access, configuration, examine, folders, host, probe, servers, sockets
 from mailhooks.doctor.check import Check, Finding, Level, error, ok, run, warning
 from mailhooks.doctor.ledger import ledger
@@ -424,8 +425,9 @@ def script_socket(path: Path, answer: Callable[[ScriptCall], Awaitable[bytes]]) 
 class NoRspamd:
     """No opinion about anything."""
 
-    async def check_bayes(self, _message: bytes, *, user: str) -> None:
+    async def check_opinions(self, _message: bytes, *, user: str) -> tuple[None, None]:
         assert user == probe.USER
+        return None, None
 
 
 class NoSamples:
@@ -440,9 +442,10 @@ def classifier(keys: KeyRing, samples: Any, threshold: float = 6.0) -> Classifie
     return Classifier(
         rspamd,
         keys,
+        Weights(None, 2),
         samples,
         score=ScoreSettings(),
-        policy=PolicySettings(threshold=threshold),
+        policy=PolicySettings(threshold=threshold, full_scan=False),
         learning=LearningSettings(learn_on_delivery="all"),
         deadline_s=2.0,
         mail_uids=frozenset({os.geteuid()}),

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailhooks.message import content_digest, identity, normal_address, read_header, unfold
+from mailhooks.message import (
+    content_digest,
+    identity,
+    normal_address,
+    read_header,
+    unfold,
+    without_fields,
+)
 
 MESSAGE = (
     b"Received: from a\r\n\tby b\r\nFrom: Ann <ann@example.org>\r\nSubject: one\r\n two\r\n"
@@ -70,3 +79,66 @@ def test_digest_ignores_what_deliveries_add_and_line_ends() -> None:
     assert content_digest(delivered) == content_digest(MESSAGE)
     assert content_digest(MESSAGE.replace(b"\r\n", b"\n")) == content_digest(MESSAGE)
     assert content_digest(MESSAGE + b"more\r\n") != content_digest(MESSAGE)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_fields_are_taken_out_with_their_folds_and_nothing_else_changes(end: bytes) -> None:
+    """Also from the first line, and never from the body."""
+    lines = [
+        b"X-Spam-Flag: YES",
+        b"Subject: x",
+        b" X-Spam-folded: stays",
+        b"x-spam: y",
+        b"\tfold: z",
+        b"X-Spamless",
+        b"To: a",
+        b"",
+        b"X-Spam-Body: stays",
+    ]
+    kept = [*lines[1:3], lines[6], *lines[7:]]
+    assert without_fields(end.join(lines), (b"x-spam",)) == end.join(kept)
+
+
+def test_a_message_without_such_fields_is_as_it_was() -> None:
+    """Byte for byte, whatever it is."""
+    for message in (b"", b"\r\n", b"no header", b"A: b\r\n\r\nx", bytes(range(256))):
+        assert without_fields(message, (b"x-spam",)) == message
+
+
+def digest_of_a_parsed_header(message: bytes) -> str:
+    """What the digest covers, by way of `read_header`."""
+    header = read_header(message)
+    digest = hashlib.sha256()
+    for name in ("message-id", "date", "from", "subject"):
+        for value in header.values(name):
+            digest.update(b"%s:%s\n" % (name.encode("ascii"), value))
+    digest.update(b"\n")
+    digest.update(message[header.size_bytes :].replace(b"\r\n", b"\n").strip(b"\n"))
+    return digest.hexdigest()
+
+
+LINES = (
+    b"Date:",
+    b"from \t: x",
+    b"SUBJECT:a",
+    b"\tfold:",
+    b" ",
+    b"From a@b 12:00",
+    b"x: y",
+    b"",
+    b":",
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from(LINES), st.binary(max_size=9)),
+            st.sampled_from((b"\n", b"\r\n", b"\r", b"")),
+        )
+    )
+)
+def test_the_digest_reads_fields_as_the_parser_does(lines: list[tuple[bytes, bytes]]) -> None:
+    """Only faster: folds, blanks before the colon, odd line ends, text that is no field."""
+    message = b"".join(line + end for line, end in lines)
+    assert content_digest(message) == digest_of_a_parsed_header(message)

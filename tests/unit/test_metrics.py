@@ -23,6 +23,7 @@ from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.dropbox import Dropbox
 from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.samples import REFUSAL_S, Samples
+from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall, ScriptServer, call_script, encode_request
 from mailhooks.errors import (
     ConfigError,
@@ -91,16 +92,15 @@ class FakeRspamd:
         self.failures: list[Exception] = []
         self.status = LearnStatus.LEARNED
 
-    async def learn_spam(self, _message: bytes, **_how: Any) -> LearnResult:
+    async def learn(self, _message: bytes, _lesson: Lesson, **_how: Any) -> LearnResult:
         if self.failures:
             raise self.failures.pop(0)
         return LearnResult(self.status, "", 200)
 
-    learn_ham = learn_spam
-
-    async def check_bayes(self, _message: bytes, **_how: Any) -> None:
+    async def check_opinions(self, _message: bytes, **_how: Any) -> tuple[None, None]:
         if self.failures:
             raise self.failures.pop(0)
+        return None, None
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ async def test_metrics_are_served_on_a_socket_that_vanishes_at_the_end(
     async with metrics_served(f"unix:{path}", samples_in(tmp_path, rspamd, clock)):
         status, kind, text = await get("/metrics", path)
     assert (status, kind) == (200, "text/plain")
-    assert '\nmailhooks_verdicts_total{folder="junk"} ' in text
+    assert '\nmailhooks_verdicts_total{folder="junk",reason="score and Bayes"} ' in text
     assert "_created" not in text
     assert not path.exists()
 
@@ -457,15 +457,17 @@ async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
     classifier = Classifier(
         cast("RspamdClient", rspamd),
         KeyRing((new_key(),)),
+        Weights(None, 2),
         cast("Samples", None),
         score=ScoreSettings(),
-        policy=PolicySettings(),
+        policy=PolicySettings(full_scan=False),
         learning=LearningSettings(),
         deadline_s=5.0,
         mail_uids=frozenset({1}),
     )
     grown = [
-        Growth("mailhooks_verdicts_total", folder="inbox"),
+        Growth("mailhooks_verdicts_total", folder="inbox", reason="no score"),
+        Growth("mailhooks_full_scans_total", result="off"),
         Growth("mailhooks_milter_scores_total", result="absent"),
         Growth("mailhooks_bayes_total", result=why),
         Growth("mailhooks_classification_seconds_count"),
@@ -473,7 +475,7 @@ async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
     now = asyncio.get_running_loop().time()
     call = ScriptCall((), {"USER": "ann"}, Peer(0, 1, 1), b"Subject: x\r\n\r\ny\r\n", now)
     await classifier.answer(call)
-    assert [growth() for growth in grown] == [1, 1, 1, 1]
+    assert [growth() for growth in grown] == [1] * 5
 
 
 async def test_calls_on_a_script_socket_count_by_result(tmp_path: Path) -> None:

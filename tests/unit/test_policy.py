@@ -1,20 +1,56 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, decide
-from mailhooks.score import MilterScore, NoScore, Why
+from mailhooks.bayes import Opinion
+from mailhooks.policy import (
+    JUNK_ACTIONS,
+    Bayes,
+    Folder,
+    NoBayes,
+    NoBayesWhy,
+    NoScan,
+    NoScanWhy,
+    Reason,
+    decide,
+)
+from mailhooks.score import Course, MilterScore, NoScore, RspamdScore, Why
 
 
-def milter(score: float) -> MilterScore:
-    return MilterScore(score, 15.0, "no action", False, (), "4Q", 0)
+def milter(score: float, action: str = "no action", course: Course = Course.SCORED) -> MilterScore:
+    return MilterScore(
+        score=score,
+        required=15.0,
+        action=action,
+        course=course,
+        symbols=(),
+        queue_id="4Q",
+        time=0,
+    )
+
+
+def scan(score: float, action: str = "no action", course: Course = Course.SCORED) -> RspamdScore:
+    return RspamdScore(score=score, required=15.0, action=action, course=course, symbols=())
 
 
 scores = st.floats(-1000, 1000)
-milters = st.builds(milter, scores) | st.builds(NoScore, st.sampled_from(Why))
-opinions = st.builds(Bayes, scores, st.floats(0, 1)) | st.builds(
+actions = st.sampled_from(["no action", "greylist", "reject", "", *sorted(JUNK_ACTIONS)])
+courses = st.sampled_from(Course)
+unverified = st.builds(NoScore, st.sampled_from(Why))
+milters = st.builds(milter, scores, actions, courses) | unverified
+scans = (
+    st.none()
+    | st.builds(scan, scores, actions, courses)
+    | st.builds(NoScan, st.sampled_from(NoScanWhy))
+)
+own_opinions = st.none() | st.builds(
+    Opinion, st.none() | st.floats(0, 1), st.integers(), st.integers()
+)
+opinions = st.builds(Bayes, scores, st.floats(0, 1), own_opinions, own_opinions) | st.builds(
     NoBayes, st.sampled_from(NoBayesWhy)
 )
 
@@ -63,50 +99,101 @@ def test_the_verdict_and_its_line(
     assert verdict.status() == status
 
 
-@given(milters, opinions, st.sampled_from(Why), scores)
-def test_losing_the_milter_score_never_puts_a_message_into_junk(
-    carried: MilterScore | NoScore, bayes: Bayes | NoBayes, why: Why, threshold: float
-) -> None:
-    """A failure in the milter pass cannot quarantine anything."""
-    assert decide(NoScore(why), bayes, threshold).folder is Folder.INBOX
-    assert decide(carried, bayes, threshold).folder in Folder
-
-
-@given(milters, st.sampled_from(NoBayesWhy), scores)
-def test_without_bayes_only_the_milter_score_alone_condemns(
-    carried: MilterScore | NoScore, why: NoBayesWhy, threshold: float
-) -> None:
-    """A failure of Bayes leaves the verdict to the verified milter score."""
-    verdict = decide(carried, NoBayes(why), threshold)
-    alone = isinstance(carried, MilterScore) and carried.score >= threshold
-    assert (verdict.folder is Folder.JUNK) == alone
-
-
-@given(milters, opinions, scores)
-def test_the_status_is_one_ascii_line(
-    carried: MilterScore | NoScore, bayes: Bayes | NoBayes, threshold: float
-) -> None:
-    """The line goes into a header and into Sieve: nothing in it may break either."""
-    status = decide(carried, bayes, threshold).status()
-    assert status.isascii()
-    assert "\n" not in status
-    assert len(status) < 200
-
-
 @pytest.mark.parametrize(
-    ("carried", "bayes", "surely"),
+    ("carried", "scanned", "honour", "folder", "reason"),
     [
-        (milter(0.5), NoBayes(NoBayesWhy.NO_OPINION), True),
-        (milter(0.5), Bayes(-3.0, 0.02), True),
-        (milter(2.0), NoBayes(NoBayesWhy.UNAVAILABLE), True),
-        (milter(2.1), NoBayes(NoBayesWhy.NO_OPINION), False),
-        (milter(-5.0), Bayes(0.1, 0.6), False),
-        (milter(7.0), NoBayes(NoBayesWhy.NO_OPINION), False),
-        (NoScore(Why.ABSENT), Bayes(-4.0, 0.0), False),
+        (milter(7.0), None, False, Folder.JUNK, Reason.SUM),
+        (milter(5.0), None, False, Folder.INBOX, Reason.SUM),
+        (milter(5.0, "add header"), None, False, Folder.INBOX, Reason.SUM),
+        (milter(5.0, "add header"), None, True, Folder.JUNK, Reason.ACTION),
+        (milter(5.0, "rewrite subject"), None, True, Folder.JUNK, Reason.ACTION),
+        (milter(5.0, "greylist"), None, True, Folder.INBOX, Reason.SUM),
+        (milter(99, "no action", Course.PASSTHROUGH), None, True, Folder.INBOX, Reason.PASSTHROUGH),
+        (milter(0, "add header", Course.PASSTHROUGH), None, False, Folder.JUNK, Reason.PASSTHROUGH),
+        (milter(99, "add header", Course.SKIPPED), None, True, Folder.INBOX, Reason.SKIPPED),
+        (milter(0), scan(99), False, Folder.INBOX, Reason.SUM),
+        (NoScore(Why.ABSENT), scan(7.0), False, Folder.JUNK, Reason.SUM),
+        (NoScore(Why.EXPIRED), scan(5.0), False, Folder.INBOX, Reason.SUM),
+        (NoScore(Why.ABSENT), scan(5.0, "add header"), True, Folder.JUNK, Reason.ACTION),
+        (NoScore(Why.ABSENT), NoScan(NoScanWhy.OFF), True, Folder.INBOX, Reason.NO_SCORE),
+        (NoScore(Why.ABSENT), None, True, Folder.INBOX, Reason.NO_SCORE),
     ],
 )
-def test_only_what_nothing_speaks_against_trains_as_ham_by_itself(
-    carried: MilterScore | NoScore, bayes: Bayes | NoBayes, surely: bool
+def test_what_rspamd_said_and_how_it_came_to_it_decides(
+    carried: MilterScore | NoScore,
+    scanned: RspamdScore | NoScan | None,
+    honour: bool,
+    folder: Folder,
+    reason: Reason,
 ) -> None:
-    """A missed spam must not teach that spam is ham."""
-    assert decide(carried, bayes, 6.0).is_surely_ham is surely
+    """Each row of the policy's table, with a Bayes that is neither for nor against."""
+    verdict = decide(carried, Bayes(0.0, 0.5), 6.0, scan=scanned, honour_action=honour)
+    assert (verdict.folder, verdict.reason) == (folder, reason)
+    own = reason in (Reason.ACTION, Reason.PASSTHROUGH, Reason.SKIPPED)
+    assert (f" reason={reason.value}" in verdict.status()) == own
+
+
+def test_a_blend_says_what_it_was_made_of() -> None:
+    """Both opinions stand in the line, and that the user has none."""
+    shared = Opinion(0.4, 50, 50)
+    own = decide(milter(0), Bayes(4.0, 0.9, Opinion(0.99, 9, 9), shared), 6.0).status()
+    assert own.endswith("bayes=4.00 (90.0%, own 99.0%, shared 40.0%)")
+    young = Opinion(None, 1, 0)
+    assert "(40.0%, own silent, shared 40.0%)" in (
+        decide(milter(0), Bayes(-1.0, 0.4, young, shared), 6.0).status()
+    )
+    assert "(90.0%, own 99.0%)" in (
+        decide(milter(0), Bayes(4.0, 0.9, Opinion(0.99, 9, 9)), 6.0).status()
+    )
+
+
+def test_a_full_scan_stands_beside_the_reason_why_it_was_made() -> None:
+    """Who reads the line sees that the score is not the milter's."""
+    line = decide(NoScore(Why.ABSENT), Bayes(1.0, 0.9), 6.0, scan=scan(2.5)).status()
+    assert line == (
+        "No, score=3.50 required=6.00 milter=none (absent) scan=2.50 bayes=1.00 (90.0%)"
+    )
+
+
+@given(unverified, opinions, st.sampled_from(NoScanWhy), scores, st.booleans())
+def test_losing_every_score_never_puts_a_message_into_junk(
+    carried: NoScore, bayes: Bayes | NoBayes, why: NoScanWhy, threshold: float, honour: bool
+) -> None:
+    """A failure in the milter pass and in the scan in its place cannot quarantine anything."""
+    for scanned in (None, NoScan(why)):
+        verdict = decide(carried, bayes, threshold, scan=scanned, honour_action=honour)
+        assert verdict.folder is Folder.INBOX
+
+
+@given(milters, scans, opinions, st.sampled_from(NoBayesWhy), scores, st.booleans())
+def test_a_failure_of_bayes_condemns_nothing_that_a_neutral_bayes_would_not(
+    carried: MilterScore | NoScore,
+    scanned: RspamdScore | NoScan | None,
+    bayes: Bayes | NoBayes,
+    why: NoBayesWhy,
+    threshold: float,
+    honour: bool,
+) -> None:
+    """Without Bayes the objective score alone decides, and every verdict is one of two folders."""
+    decided = functools.partial(
+        decide, carried, threshold=threshold, scan=scanned, honour_action=honour
+    )
+    assert decided(NoBayes(why)).folder is decided(Bayes(0.0, 0.5)).folder
+    assert decided(bayes).folder in (Folder.INBOX, Folder.JUNK)
+
+
+@given(milters, scans, opinions, scores, st.booleans())
+def test_the_status_is_one_ascii_line_and_the_confidence_a_share(
+    carried: MilterScore | NoScore,
+    scanned: RspamdScore | NoScan | None,
+    bayes: Bayes | NoBayes,
+    threshold: float,
+    honour: bool,
+) -> None:
+    """The line goes into a header and into Sieve: nothing in it may break either."""
+    verdict = decide(carried, bayes, threshold, scan=scanned, honour_action=honour)
+    status = verdict.status()
+    assert status.isascii()
+    assert "\n" not in status
+    assert len(status) < 250
+    assert 0.0 <= verdict.confidence <= 1.0

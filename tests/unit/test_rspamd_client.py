@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mailhooks.errors import RspamdError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.lesson import SHARED_USER
 from mailhooks.rspamd import LearnStatus, RspamdClient
 
 if TYPE_CHECKING:
@@ -139,11 +140,22 @@ async def test_bulk_and_ham_reach_rspamd() -> None:
 
 
 async def test_one_of_several_classifiers_learns() -> None:
-    """Rspamd knows it by a header; without one all of them learn."""
+    """Rspamd knows it by a header: the user's own, or the one all users share."""
+    fake = FakeRspamd([LEARNED, LEARNED])
+    async with client_of(fake, classifier="own", shared_classifier="all") as client:
+        await client.learn_spam(MESSAGE, user=USER)
+        await client.learn_ham(MESSAGE, user=SHARED_USER)
+    assert [request["Classifier"] for request in fake.requests] == ["own", "all"]
+    assert fake.requests[1]["Deliver-To"] == SHARED_USER
+
+
+async def test_no_users_statistics_learn_what_is_meant_for_the_shared_ones() -> None:
+    """Without a shared classifier that is a mistake in the settings."""
     fake = FakeRspamd([LEARNED])
-    async with client_of(fake) as client:
-        await client.learn_spam(MESSAGE, user=USER, classifier="bayes_shared")
-    assert fake.requests[0]["Classifier"] == "bayes_shared"
+    async with client_of(fake, classifier="own") as client:
+        with pytest.raises(RspamdMisconfigured, match="no shared classifier"):
+            await client.learn_spam(MESSAGE, user=SHARED_USER)
+    assert fake.requests == []
 
 
 async def test_one_scan_tells_the_own_and_the_shared_opinion() -> None:
@@ -212,7 +224,7 @@ async def test_an_error_of_redis_as_status_code_is_temporary_and_told() -> None:
     """Rspamd 3.4 puts hiredis' error number where the code belongs."""
     text = "cannot get learned: error getting reply from redis server r:6379: Connection refused"
     async with client_of(FakeRspamd([learn_answer(1, text)])) as client:
-        with pytest.raises(RspamdUnavailable, match=f"no answer we know: 500 {text}"):
+        with pytest.raises(RspamdUnavailable, match=f"no answer we know: 1 {text}"):
             await client.learn_spam(MESSAGE, user=USER)
 
 

@@ -14,6 +14,7 @@ from mailhooks.score import (
     CLOCK_SKEW_S,
     MAX_FIELD_BYTES,
     REPORT_MAX_AGE_S,
+    Course,
     MilterScore,
     NoScore,
     Why,
@@ -29,7 +30,7 @@ SCORE = MilterScore(
     score=4.1,
     required=15.0,
     action="no action",
-    passthrough=False,
+    course=Course.SCORED,
     symbols=(("HFILTER_HOSTNAME_UNKNOWN", 2.5), ("MIME_GOOD", -0.1)),
     queue_id="4XyZ1234abcd",
     time=NOW,
@@ -208,18 +209,18 @@ def test_random_bytes_are_never_believed(value: bytes) -> None:
 @given(
     score=st.floats(-1e5, 1e5),
     required=st.none() | st.floats(-1e5, 1e5),
-    passthrough=st.booleans(),
+    course=st.sampled_from([Course.SCORED, Course.PASSTHROUGH]),
     names=st.lists(st.from_regex(r"[A-Z_0-9]{1,40}", fullmatch=True), max_size=40),
 )
 def test_any_score_survives_signing(
-    score: float, required: float | None, passthrough: bool, names: list[str]
+    score: float, required: float | None, course: Course, names: list[str]
 ) -> None:
     """Signing and verifying lose nothing but digits beyond the third."""
     original = replace(
         SCORE,
         score=score,
         required=required,
-        passthrough=passthrough,
+        course=course,
         symbols=tuple((name, 0.25) for name in names),
     )
     result = check(message(carried(original)))
@@ -230,7 +231,7 @@ def test_any_score_survives_signing(
     assert result.score == pytest.approx(score, abs=0.001)
     assert result.required == pytest.approx(required, abs=0.001)
     assert result.symbols == original.symbols
-    assert result.passthrough is passthrough
+    assert result.course is course
 
 
 def report(text: str, key: Key = KEYS.keys[0]) -> bytes:
@@ -245,7 +246,13 @@ def test_rspamds_report_is_read() -> None:
     """Score, required score, action and symbols come from the signed report."""
     result = read_report([report(REPORT)], "4Q", KEYS, NOW)
     assert result == MilterScore(
-        4.1, 15.0, "add header", False, (("A", 1.5), ("B_C", -0.2)), "4Q", NOW
+        score=4.1,
+        required=15.0,
+        action="add header",
+        course=Course.SCORED,
+        symbols=(("A", 1.5), ("B_C", -0.2)),
+        queue_id="4Q",
+        time=NOW,
     )
 
 

@@ -9,20 +9,40 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
+from mailhooks.daemon.judge import Judge
 from mailhooks.daemon.peer import user_of
-from mailhooks.errors import RspamdError, SpoolError
+from mailhooks.errors import SpoolError
+from mailhooks.ledger import Decision
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest, normal_address, read_header
-from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, Verdict, decide
-from mailhooks.score import MilterScore, NoScore, Why, received_ids, verify
+from mailhooks.policy import (
+    Bayes,
+    Folder,
+    NoBayes,
+    NoBayesWhy,
+    NoScan,
+    NoScanWhy,
+    Reason,
+    Verdict,
+)
+from mailhooks.score import (
+    Course,
+    MilterScore,
+    NoScore,
+    Why,
+    received_ids,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
     from mailhooks.daemon.samples import Samples
+    from mailhooks.daemon.weights import Weights
     from mailhooks.dovecot import ScriptCall
     from mailhooks.keys import KeyRing
+    from mailhooks.message import Header
     from mailhooks.rspamd import RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
@@ -30,10 +50,20 @@ log = logging.getLogger("mailhooks.classify")
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
 
-VERDICTS = Counter("mailhooks_verdicts_total", "Verdicts given at delivery.", ["folder"])
+VERDICTS = Counter(
+    "mailhooks_verdicts_total",
+    "Verdicts given at delivery, and the row of the policy that gave them.",
+    ["folder", "reason"],
+)
 MILTER_SCORES = Counter(
     "mailhooks_milter_scores_total",
-    "Milter scores carried by delivered messages: verified, or why there is none.",
+    "Milter scores carried by delivered messages: how the verified ones came about, or why"
+    " there is none.",
+    ["result"],
+)
+SCANS = Counter(
+    "mailhooks_full_scans_total",
+    "Full scans at delivery of mail without a verified milter score: made, or why not.",
     ["result"],
 )
 BAYES = Counter(
@@ -41,16 +71,29 @@ BAYES = Counter(
     "Bayes asked for at delivery: an opinion, or why there is none.",
     ["result"],
 )
+OBJECTIVE = Histogram(
+    "mailhooks_objective_score",
+    "Rspamd's score without Bayes: carried, or of a full scan at delivery.",
+    buckets=(-10, -5, -2, 0, 2, 4, 6, 8, 10, 15, 20),
+)
+PROBABILITY = Histogram(
+    "mailhooks_bayes_probability",
+    "Blended probability of spam, of deliveries with an opinion.",
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.45, 0.55, 0.75, 0.9, 0.95, 0.99),
+)
 SECONDS = Histogram(
     "mailhooks_classification_seconds",
     "From the connection of Dovecot to the verdict.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 # A series that begins with its first event hides that event from rate().
-for _folder in Folder:
-    VERDICTS.labels(_folder.value)
-for _result in ("verified", *(why.value for why in Why)):
+for _reason in Reason:
+    for _folder in Folder:
+        VERDICTS.labels(_folder.value, _reason.value)
+for _result in (Course.SCORED.value, Course.PASSTHROUGH.value, *(why.value for why in Why)):
     MILTER_SCORES.labels(_result)
+for _result in ("made", *(why.value for why in NoScanWhy)):
+    SCANS.labels(_result)
 for _result in ("opinion", *(why.value for why in NoBayesWhy)):
     BAYES.labels(_result)
 
@@ -61,19 +104,23 @@ class Classifier:
     Args:
         rspamd: asked for one user's Bayes alone.
         keys: any of them may have signed the carried score.
+        weights: how much each set of statistics has learned.
         samples: takes good mail as ham, if the settings say so.
         score: how far a carried score is believed.
-        policy: the threshold.
+        policy: thresholds, and what stands in for a missing score.
         learning: whether a delivery teaches.
         deadline_s: seconds within which every call is answered.
         mail_uids: uids that may speak for any user.
+        shared: whether Rspamd keeps statistics that all users share.
         clock: seconds since the epoch.
+        note: has a decision written to the ledger; neither waits nor fails.
     """
 
     def __init__(
         self,
         rspamd: RspamdClient,
         keys: KeyRing,
+        weights: Weights,
         samples: Samples,
         *,
         score: ScoreSettings,
@@ -81,17 +128,19 @@ class Classifier:
         learning: LearningSettings,
         deadline_s: float,
         mail_uids: frozenset[int],
+        shared: bool = False,
         clock: Callable[[], float] = time.time,
+        note: Callable[[Decision], None] = lambda _: None,
     ) -> None:
-        self._rspamd = rspamd
+        self._judge = Judge(rspamd, weights, policy, shared=shared)
         self._keys = keys
         self._samples = samples
         self._score = score
-        self._policy = policy
         self._learning = learning
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
         self._clock = clock
+        self._note = note
 
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
@@ -104,12 +153,22 @@ class Classifier:
         loop = asyncio.get_running_loop()
         deadline = call.accepted_at_s + self._deadline_s
         user = user_of(call.env, call.peer.uid, self._mail_uids)
-        milter, queue_id = self._carried(call)
-        reserve_s = self._deadline_s * OWN_SHARE
-        bayes = await self._bayes(call.message, user, deadline - reserve_s - loop.time())
-        verdict = decide(milter, bayes, self._policy.threshold)
+        header = read_header(call.message)
+        milter = self._carried(header, call)
+        # What is not Rspamd's keeps a part of the deadline.
+        left_s = deadline - self._deadline_s * OWN_SHARE - loop.time()
+        verdict = await self._judge.verdict(
+            call.message,
+            user,
+            milter,
+            sender=call.env.get("SENDER"),
+            recipient=call.env.get("RECIPIENT"),
+            timeout_s=left_s,
+        )
         if self._teaches(verdict):
             await self._teach_ham(call.message, user, deadline - loop.time())
+        queue_id, digest, now = self._queue_id(header), content_digest(call.message), self._clock()
+        self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
@@ -117,14 +176,12 @@ class Classifier:
 
     def _teaches(self, verdict: Verdict) -> bool:
         if self._learning.learn_on_delivery == "confident":
-            return verdict.is_surely_ham
+            return _is_surely_ham(verdict)
         return self._learning.learn_on_delivery == "all" and verdict.folder is Folder.INBOX
 
-    def _carried(self, call: ScriptCall) -> tuple[MilterScore | NoScore, str]:
-        """The carried score, and Postfix's queue id for the log."""
-        header = read_header(call.message)
+    def _carried(self, header: Header, call: ScriptCall) -> MilterScore | NoScore:
         sender = normal_address(call.env.get("SENDER", ""))
-        milter = verify(
+        return verify(
             header,
             sender if self._score.bind_sender else None,
             self._keys,
@@ -132,23 +189,11 @@ class Classifier:
             max_age_s=self._score.max_age_s,
             received_depth=self._score.received_depth,
         )
-        # Dovecot's own id is on top; the last of ours is the MX's.
-        ids = received_ids(header, self._score.received_depth)
-        return milter, ids[-1] if ids else "-"
 
-    async def _bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
-        try:
-            async with asyncio.timeout(timeout_s):
-                opinion = await self._rspamd.check_bayes(message, user=user)
-        except TimeoutError:
-            log.warning("user=%s: no Bayes: Rspamd did not answer in %.1f s", user, timeout_s)
-            return NoBayes(NoBayesWhy.DEADLINE)
-        except (RspamdError, ValueError) as error:
-            log.warning("user=%s: no Bayes: %s", user, error)
-            return NoBayes(NoBayesWhy.UNAVAILABLE)
-        if opinion is None:
-            return NoBayes(NoBayesWhy.NO_OPINION)
-        return Bayes(opinion.score, opinion.probability)
+    def _queue_id(self, header: Header) -> str:
+        """Postfix's queue id for the log: Dovecot's own is on top, the last of ours the MX's."""
+        ids = received_ids(header, self._score.received_depth)
+        return ids[-1] if ids else "-"
 
     async def _teach_ham(self, message: bytes, user: str, timeout_s: float) -> None:
         """Keep an inbox message as a ham sample; a delivery never fails over it."""
@@ -165,9 +210,27 @@ class Classifier:
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
 
 
+def _is_surely_ham(verdict: Verdict) -> bool:
+    """Whether nothing speaks against a message: a missed spam must not teach."""
+    return (
+        verdict.folder is Folder.INBOX
+        and isinstance(verdict.milter, MilterScore)
+        and verdict.score <= verdict.threshold / 3
+        and (isinstance(verdict.bayes, NoBayes) or verdict.bayes.probability < 0.5)  # noqa: PLR2004
+    )
+
+
 def _count(verdict: Verdict, elapsed_s: float) -> None:
-    milter, bayes = verdict.milter, verdict.bayes
-    VERDICTS.labels(verdict.folder.value).inc()
-    MILTER_SCORES.labels("verified" if isinstance(milter, MilterScore) else milter.why.value).inc()
+    milter, scan, bayes = verdict.milter, verdict.scan, verdict.bayes
+    VERDICTS.labels(verdict.folder.value, verdict.reason.value).inc()
+    MILTER_SCORES.labels(
+        milter.course.value if isinstance(milter, MilterScore) else milter.why.value
+    ).inc()
+    if scan is not None:
+        SCANS.labels(scan.why.value if isinstance(scan, NoScan) else "made").inc()
     BAYES.labels("opinion" if isinstance(bayes, Bayes) else bayes.why.value).inc()
+    if verdict.objective is not None:
+        OBJECTIVE.observe(verdict.objective.score)
+    if isinstance(bayes, Bayes):
+        PROBABILITY.observe(bayes.probability)
     SECONDS.observe(elapsed_s)

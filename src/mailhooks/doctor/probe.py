@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mailhooks.message import identity, read_header
-from mailhooks.score import SCORE_HEADER, MilterScore, sign
+from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,7 +49,7 @@ def junk(keys: KeyRing, threshold: float) -> bytes:
         score=threshold + _BEYOND_ANY_BAYES,
         required=None,
         action="no action",
-        passthrough=False,
+        course=Course.SCORED,
         symbols=(),
         queue_id=QUEUE_ID,
         time=int(time.time()),

@@ -83,6 +83,7 @@ class Lab:
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
+        extra_rspamd: by the name of a file in Rspamd's local.d, what is added to its end.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Lab:
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
+        extra_rspamd: Mapping[str, str] | None = None,
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
@@ -108,6 +110,7 @@ class Lab:
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
+        self._extra_rspamd = extra_rspamd or {}
         self._stack = contextlib.ExitStack()
         self.root = Path()
         self.servers: dict[str, Server] = {}
@@ -235,7 +238,11 @@ class Lab:
     def rspamd(self) -> RspamdClient:
         """A client of the lab's Rspamd; use it with ``async with``."""
         return RspamdClient(
-            scan_url=self.scan_url, learn_url=self.learn_url, password=self.rspamd_password
+            scan_url=self.scan_url,
+            learn_url=self.learn_url,
+            password=self.rspamd_password,
+            classifier="bayes",
+            shared_classifier="bayes_shared",
         )
 
     def log(self, name: str) -> str:
@@ -276,6 +283,9 @@ class Lab:
             render_tree(kind, self.root / kind, values)
         (self.root / "keys").write_text(format_keys(self.keys), encoding="utf-8")
         (self.root / "keys").chmod(0o600)
+        for name, text in self._extra_rspamd.items():
+            with (self.root / "rspamd/local.d" / name).open("a", encoding="utf-8") as file:
+                file.write(text)
         for path in self.root.glob("rspamd/*.d/*"):
             path.chmod(0o640)  # secrets are among them
             shutil.chown(path, "root", "_rspamd")

@@ -12,7 +12,7 @@ import redis.asyncio
 
 from accuracy.stream import DAY
 from mailhooks.bayes import Opinion, blend, points
-from mailhooks.lesson import Lesson
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.training import AGREEING, SETTLE_S, SURE, Delivery, Mode, trains
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class _Run:
         counter = self.result.corrected if is_correction else self.result.trained
         counter[copy.user, lesson] += 1
         self.result.wrongly += lesson is not _truth(copy)
-        await self._learn(name, item, lesson, "bayes")
+        await self._client.learn(item.raw, lesson, user=name, bulk=True)
         if self._contender.statistics == "own" and self._contender.asks_shared:
             await self._agree(copy.user, item, lesson)
 
@@ -298,11 +298,7 @@ class _Run:
         if agreeing >= AGREEING and item.key not in self._shared:
             self._shared.add(item.key)
             self.result.shared += 1
-            await self._learn("shared@mail.example", item, lesson, "bayes_shared")
-
-    async def _learn(self, name: str, item: Item, lesson: Lesson, classifier: str) -> None:
-        learn = self._client.learn_spam if lesson is Lesson.SPAM else self._client.learn_ham
-        await learn(item.raw, user=name, bulk=True, classifier=classifier)
+            await self._client.learn(item.raw, lesson, user=SHARED_USER, bulk=True)
 
     async def _learned(self, *keys: str) -> list[tuple[int, int]]:
         """Messages learned as spam and as ham, as Redis counts them."""
