@@ -55,6 +55,7 @@ class Contender:
         min_learns: of Rspamd.
         min_token_hits: of Rspamd.
         mode: which deliveries train, for ``own``.
+        spam_too: whether ``balanced`` trains what the milter score condemns.
         is_perfect: whether each user teaches at once all that is wrong or unsure, for ``own``:
             nobody does, but more cannot be had of Rspamd's Bayes.
         asks_shared: whether ``own`` blends in the shared statistics.
@@ -68,6 +69,7 @@ class Contender:
     min_learns: int = 1
     min_token_hits: int = 1
     mode: Mode = Mode.OFF
+    spam_too: bool = True
     is_perfect: bool = False
     asks_shared: bool = True
     autolearns: bool = False
@@ -80,10 +82,11 @@ HELPED = Contender("today, helped", "first", 20, 2, bootstraps=True)
 OFF = Contender("mailhooks off", "own", mode=Mode.OFF)
 ALL = Contender("mailhooks all", "own", mode=Mode.ALL)
 CONFIDENT = Contender("mailhooks confident", "own", mode=Mode.CONFIDENT)
+HAM_ONLY = Contender("balanced, ham only", "own", mode=Mode.BALANCED, spam_too=False)
 ALONE = Contender("balanced, not shared", "own", mode=Mode.BALANCED, asks_shared=False)
 DEFAULT = Contender("mailhooks balanced", "own", mode=Mode.BALANCED)
 PERFECT = Contender("perfect users", "own", is_perfect=True)
-CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, ALONE, DEFAULT, PERFECT)
+CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, HAM_ONLY, ALONE, DEFAULT, PERFECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,7 @@ class _Run:
                     spam=learned[0] + waiting[copy.user, Lesson.SPAM],
                     ham=learned[1] + waiting[copy.user, Lesson.HAM],
                 ),
+                spam_too=self._contender.spam_too,
             )
             if lesson is not None:
                 self._let_settle(index, item, copy, lesson)
