@@ -198,8 +198,7 @@ def test_forget_asks_and_says_what_it_removed(
     assert refused.exit_code == 1
     assert (
         "Forget anna: 2 spam and 1 ham in Redis, 2 messages in the ledger, 2 samples in the spool, "
-        "0 calls in the drop folder?"
-        in refused.stderr
+        "0 calls in the drop folder?" in refused.stderr
     )
     assert ledger.users() == ["anna"]
     output = run(settings, "forget", "--user", "Anna", answer="y\n").stdout
@@ -215,7 +214,7 @@ def test_forget_asks_and_says_what_it_removed(
 def test_forget_removes_calls_that_wait_in_the_drop_folder(
     settings: Path, fake: FakeRedis, tmp_path: Path
 ) -> None:
-    """Else the daemon would learn them once it is back; those of others stay, and what is no call."""
+    """Else the daemon would learn them once it is back; others' and what is no call stay."""
     fake.learns("anna", 1, 1)
     drop = tmp_path / "drop"
     drop.mkdir()

@@ -196,9 +196,7 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
         click.echo(_SHARED_CACHE.format(user=name))
 
 
-def _forget(
-    user: str, settings: Settings, spool: Spool, statistics: Statistics
-) -> dict[str, Any]:
+def _forget(user: str, settings: Settings, spool: Spool, statistics: Statistics) -> dict[str, Any]:
     # In the order of a sample's way, or the daemon could learn one after the rest is gone.
     calls = 0
     for path in _calls_of(settings, user):

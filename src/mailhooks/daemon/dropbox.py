@@ -109,7 +109,6 @@ def calls_in(folder: Path) -> list[Path]:
     return [path for _, path in sorted(dated)]
 
 
-
 def read_call(path: Path, max_message_bytes: int) -> tuple[ScriptCall, float]:
     """One call, and when it was made.
 
