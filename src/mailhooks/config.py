@@ -28,6 +28,7 @@ from mailhooks.lesson import (
     Role,
     shared_pattern,
 )
+from mailhooks.training import AGREEING, SETTLE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -152,8 +153,14 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[learning]``: what is learned, and how gently.
 
     Attributes:
-        learn_on_delivery: ``all`` trains every message delivered to INBOX as
-            ham, ``confident`` those that nothing speaks against, ``off`` none.
+        learn_on_delivery: which deliveries train by themselves, see
+            :mod:`mailhooks.training`: ``balanced`` ham and spam that Bayes is not sure of
+            as long as neither class is far ahead, ``all`` every message delivered to
+            INBOX as ham, ``confident`` those that nothing speaks against, ``off`` none.
+        delivery_settle_s: seconds a delivered message is left alone before it
+            trains; a move within them wins.
+        shared_agreement: users who must have taught a message the same before the
+            statistics that all users share learn it; 0 for never.
         settle_s: seconds a sample waits, so that the last of several moves wins.
         connections: learns at once.
         retry_first_s: seconds before the first retry after a temporary failure.
@@ -164,7 +171,9 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
         keep_days: days after which the ledger forgets a message.
     """
 
-    learn_on_delivery: Literal["off", "confident", "all"] = "off"
+    learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"
+    delivery_settle_s: float = SETTLE_S
+    shared_agreement: int = AGREEING
     settle_s: float = 30.0
     connections: int = 4
     retry_first_s: float = 1.0
@@ -500,6 +509,8 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "policy.thresholds": _thresholds,
     "policy.full_scan_timeout_s": _positive,
     "learning.settle_s": _not_negative,
+    "learning.delivery_settle_s": _not_negative,
+    "learning.shared_agreement": _not_negative,
     "learning.connections": _positive,
     "learning.retry_first_s": _positive,
     "learning.retry_cap_s": _positive,

@@ -14,12 +14,10 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors"},
-    {"message", "lesson", "retry", "keys", "config"},
-    {"score", "source", "setup", "bayes", "training"},
+    {"message", "lesson", "retry", "keys", "training", "config"},
+    {"score", "source", "setup", "bayes"},
     {
         "policy",
-        "bayes",
-        "training",
         "spool",
         "ledger",
         "rspamd",

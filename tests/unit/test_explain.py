@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailhooks.bayes import Opinion, points
+from mailhooks.bayes import POINTS_PER_LOGIT, Opinion, points
 from mailhooks.cli import main
 from mailhooks.config import ScoreSettings
 from mailhooks.explain import carried, turn
@@ -163,9 +164,10 @@ def test_what_is_known_is_explained_in_plain_lines(settings: Path) -> None:
     assert lines.index(["3.50", "LARGE"]) < lines.index(["-1.25", "AGAINST"])
     assert lines.index(["-1.25", "AGAINST"]) < lines.index(["0.50", "SMALL"])
     assert "verdict:      INBOX: 4.00 = 4.00 < 6.00" in result.stdout
+    needed = 1 / (1 + math.exp(-2.0 / POINTS_PER_LOGIT))
     assert (
-        "to Junk:      2.00 points more, or Bayes at 62.5% or more, or a threshold of 4.00 or less"
-        in result.stdout
+        f"to Junk:      2.00 points more, or Bayes at {needed:.1%} or more, or a threshold of 4.00"
+        " or less" in result.stdout
     )
     assert "own Bayes:    unavailable; how much it has learned is unknown" in result.stdout
     assert "missing:      no Bayes: Rspamd at http://127.0.0.1:1 cannot be asked" in result.stdout

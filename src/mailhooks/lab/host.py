@@ -80,6 +80,7 @@ class Lab:
         min_learns: messages of each class before Rspamd's Bayes speaks (Rspamd: 200).
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
+        delivery_settle_s: likewise.
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
@@ -94,6 +95,7 @@ class Lab:
         min_learns: int = 2,
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
+        delivery_settle_s: float = 0.0,
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
@@ -106,7 +108,11 @@ class Lab:
         self.keys = KeyRing((new_key(),))
         self.rspamd_password = secrets.token_urlsafe(16)
         self._min_learns = min_learns
-        self._learning = {"learn_on_delivery": learn_on_delivery, "settle_s": settle_s}
+        self._learning = {
+            "learn_on_delivery": learn_on_delivery,
+            "settle_s": settle_s,
+            "delivery_settle_s": delivery_settle_s,
+        }
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
