@@ -80,8 +80,8 @@ class Bayes:
     Attributes:
         score: points that are added to the objective score.
         probability: that the message is spam to this user, 0 to 1.
-        own: the opinion of the user's own statistics, if they have one.
-        shared: the opinion of the statistics all users share, if there are such.
+        own: the opinion of the user's own statistics.
+        shared: that of the statistics all users share; None where there are none.
     """
 
     score: float
@@ -229,8 +229,8 @@ def _bayes_text(bayes: Bayes | NoBayes) -> str:
     if isinstance(bayes, NoBayes):
         return f"bayes=none ({bayes.why.value})"
     parts = [f"{bayes.probability:.1%}"]
-    # What a blend was made of; a single opinion is said already.
-    if bayes.shared is not None:
-        own = "none" if bayes.own is None else f"{bayes.own.probability:.1%}"
-        parts += [f"own {own}", f"shared {bayes.shared.probability:.1%}"]
+    for whose, opinion in (("own", bayes.own), ("shared", bayes.shared)):
+        if opinion is not None:
+            silent = opinion.probability is None
+            parts.append(f"{whose} " + ("silent" if silent else f"{opinion.probability:.1%}"))
     return f"bayes={bayes.score:.2f} ({', '.join(parts)})"

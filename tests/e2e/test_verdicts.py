@@ -42,7 +42,7 @@ def test_three_recipients_get_three_verdicts_whatever_their_order(
     assert first[untrained][0] == "INBOX"
     assert first[untrained][1].endswith("bayes=none (no opinion)")
     spam_probability = {
-        name: float(re.findall(r"\(([\d.]+)%\)", first[name][1])[0]) for name in (dislikes, likes)
+        name: float(re.findall(r"\(([\d.]+)%,", first[name][1])[0]) for name in (dislikes, likes)
     }
     assert spam_probability[dislikes] > 90
     assert spam_probability[likes] < 10

@@ -15,8 +15,20 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
-    {"score", "source", "setup", "bayes"},
-    {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
+    {"score", "source", "setup"},
+    {
+        "policy",
+        "bayes",
+        "training",
+        "spool",
+        "ledger",
+        "rspamd",
+        "dovecot",
+        "doveadm",
+        "statistics",
+        "count",
+    },
+    {"evidence"},
     {"teacher", "explain", "tune"},
     {"account", "batch"},
     {"daemon", "milter"},
@@ -26,7 +38,7 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "bayes", "policy"}
+PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training"}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 

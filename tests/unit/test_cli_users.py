@@ -10,6 +10,7 @@ import redis
 from click.testing import CliRunner
 
 from mailhooks.cli import main
+from mailhooks.dovecot.script_protocol import encode_request
 from mailhooks.errors import StatisticsError
 from mailhooks.ledger import WEEK_S, Answer, Decision, Outcome, Source, SqliteLedger
 from mailhooks.lesson import Lesson
@@ -99,7 +100,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
 def settings(tmp_path: Path) -> Path:
     path = tmp_path / "mailhooks.toml"
     path.write_text(
-        f'[daemon]\nspool_dir = "{tmp_path}/spool"\n'
+        f'[daemon]\nspool_dir = "{tmp_path}/spool"\ndrop_dir = "{tmp_path}/drop"\n'
+        "mail_users = []\n"
         f'[learning]\nledger_file = "{tmp_path}/ledger.sqlite"\n'
         "[redis]\nmin_learns = 20\n"
     )
@@ -196,8 +198,8 @@ def test_forget_asks_and_says_what_it_removed(
     refused = run(settings, "forget", "--user", "Anna", answer="n\n")
     assert refused.exit_code == 1
     assert (
-        "Forget anna: 2 spam and 1 ham in Redis, 2 messages in the ledger, 2 samples in the spool?"
-        in refused.stderr
+        "Forget anna: 2 spam and 1 ham in Redis, 2 messages in the ledger, 2 samples in the spool, "
+        "0 calls in the drop folder?" in refused.stderr
     )
     assert ledger.users() == ["anna"]
     output = run(settings, "forget", "--user", "Anna", answer="y\n").stdout
@@ -208,6 +210,38 @@ def test_forget_asks_and_says_what_it_removed(
     assert (fake.hashes, ledger.users()) == ({}, [])
     assert [entry.label.user for entry in spool.entries()] == ["bert"]
     assert [each.label.user for each in spool.all_set_aside() if each.label] == ["bert"]
+
+
+def test_forget_removes_calls_that_wait_in_the_drop_folder(
+    settings: Path, fake: FakeRedis, tmp_path: Path
+) -> None:
+    """Else the daemon would learn them once it is back; others' stay, and what is no call."""
+    fake.learns("anna", 1, 1)
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    args = ["cause=COPY", "from=INBOX", "to=Junk"]
+    for name, user in (("1", "Anna"), ("2", "bert"), (".being-written", "anna")):
+        (drop / name).write_bytes(encode_request(args, {"USER": user}) + b"Subject: x\r\n")
+    (drop / "3").write_bytes(b"no call of anna")
+    refused = run(settings, "forget", "-u", "anna", answer="n\n")
+    assert "1 call in the drop folder?" in refused.stderr
+    output = run(settings, "forget", "-u", "anna", "--yes").stdout
+    assert "drop folder: removed 1 call\n" in output
+    assert sorted(path.name for path in drop.iterdir()) == [".being-written", "2", "3"]
+
+
+def test_forget_goes_by_whose_statistics_would_learn(
+    settings: Path, fake: FakeRedis, tmp_path: Path
+) -> None:
+    """With shared mailboxes teaching their owners, that may be somebody else than who acted."""
+    settings.write_text(settings.read_text() + '[mailboxes]\nshared = "owner"\n')
+    fake.learns("anna", 1, 1)
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    owned = ["cause=COPY", "from=INBOX", "to=shared/anna/Junk"]
+    (drop / "1").write_bytes(encode_request(owned, {"USER": "bert"}) + b"Subject: x\r\n")
+    assert "removed 0 calls" in run(settings, "forget", "-u", "bert", "--yes").stdout
+    assert "removed 1 call\n" in run(settings, "forget", "-u", "anna", "--yes").stdout
 
 
 @pytest.mark.parametrize("user", ["anna", "a*", "an?a", "[a]nna", "an-na"])

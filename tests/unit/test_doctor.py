@@ -26,7 +26,7 @@ from mailhooks.config import (
     Settings,
 )
 from mailhooks.daemon.classify import Classifier
-from mailhooks.daemon.evidence import Evidence
+from mailhooks.daemon.weights import Weights
 from mailhooks.doctor import access, configuration, examine, folders, host, probe, servers, sockets
 from mailhooks.doctor.check import Check, Finding, Level, error, ok, run, warning
 from mailhooks.doctor.ledger import ledger
@@ -442,7 +442,7 @@ def classifier(keys: KeyRing, samples: Any, threshold: float = 6.0) -> Classifie
     return Classifier(
         rspamd,
         keys,
-        Evidence(None, 2),
+        Weights(None, 2),
         samples,
         score=ScoreSettings(),
         policy=PolicySettings(threshold=threshold, full_scan=False),

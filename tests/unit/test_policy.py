@@ -47,7 +47,9 @@ scans = (
     | st.builds(scan, scores, actions, courses)
     | st.builds(NoScan, st.sampled_from(NoScanWhy))
 )
-own_opinions = st.none() | st.builds(Opinion, st.floats(0, 1), st.integers(0), st.integers(0))
+own_opinions = st.none() | st.builds(
+    Opinion, st.none() | st.floats(0, 1), st.integers(), st.integers()
+)
 opinions = st.builds(Bayes, scores, st.floats(0, 1), own_opinions, own_opinions) | st.builds(
     NoBayes, st.sampled_from(NoBayesWhy)
 )
@@ -136,8 +138,12 @@ def test_a_blend_says_what_it_was_made_of() -> None:
     shared = Opinion(0.4, 50, 50)
     own = decide(milter(0), Bayes(4.0, 0.9, Opinion(0.99, 9, 9), shared), 6.0).status()
     assert own.endswith("bayes=4.00 (90.0%, own 99.0%, shared 40.0%)")
-    assert "(40.0%, own none, shared 40.0%)" in (
-        decide(milter(0), Bayes(-1.0, 0.4, None, shared), 6.0).status()
+    young = Opinion(None, 1, 0)
+    assert "(40.0%, own silent, shared 40.0%)" in (
+        decide(milter(0), Bayes(-1.0, 0.4, young, shared), 6.0).status()
+    )
+    assert "(90.0%, own 99.0%)" in (
+        decide(milter(0), Bayes(4.0, 0.9, Opinion(0.99, 9, 9)), 6.0).status()
     )
 
 

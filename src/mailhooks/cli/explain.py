@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mailhooks.score import RspamdScore
     from mailhooks.statistics import Learned
 
-ASKED = ("mailhooks.classify", "mailhooks.evidence")
+ASKED = ("mailhooks.classify", "mailhooks.weights")
 """Who says in the log of a delivery what it had to do without."""
 
 
@@ -102,7 +102,7 @@ def _message(path: str, most_bytes: int) -> bytes:
 
 async def _explained(settings: Settings, message: bytes, user: str | None) -> Explanation:
     from mailhooks.daemon.judge import Judge
-    from mailhooks.daemon.service import evidence_in
+    from mailhooks.daemon.service import weights_in
     from mailhooks.keys import load_keys
     from mailhooks.rspamd import RspamdClient
 
@@ -113,7 +113,7 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
         raise click.UsageError("the message has no Delivered-To field: say whose verdict by --user")
     missing: list[str] = []
     own, shared = _statistics(settings, name, missing)
-    evidence = evidence_in(settings.redis)
+    weights = weights_in(settings.redis)
     try:
         async with RspamdClient(
             scan_url=settings.rspamd.scan_url,
@@ -122,7 +122,9 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
             shared_classifier=settings.rspamd.shared_classifier,
         ) as rspamd:
             with _what_is_missing(missing):
-                verdict = await Judge(rspamd, evidence, settings.policy).verdict(
+                verdict = await Judge(
+                    rspamd, weights, settings.policy, shared=bool(settings.rspamd.shared_classifier)
+                ).verdict(
                     message,
                     name,
                     brought.score,
@@ -131,7 +133,7 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
                     timeout_s=settings.daemon.deadline_s,
                 )
     finally:
-        evidence.close()
+        weights.close()
     decisions, taught = _ledger(settings, name, brought, missing)
     return Explanation(
         user=name,

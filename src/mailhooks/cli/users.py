@@ -11,11 +11,14 @@ import click
 
 from mailhooks.cli import common
 from mailhooks.cli.verdicts import rate_text, rates_json, rates_lines
-from mailhooks.errors import SpoolError
+from mailhooks.errors import ProtocolError, SpoolError
 from mailhooks.ledger import WEEK_S, Counts
 from mailhooks.spool import Spool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mailhooks.config import Settings
     from mailhooks.statistics import Learned, Statistics
 
 _SHARED_CACHE = (
@@ -150,7 +153,9 @@ def _weekly(corrections: list[int]) -> str:
 @common.json_option
 @click.pass_context
 def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_json: bool) -> None:
-    """Remove all that a user has taught: statistics in Redis, ledger, spool. Asks first.
+    """Remove all that a user has taught: statistics in Redis, ledger, spool, drop folder.
+
+    Asks first.
 
     Rspamd remembers every learned message in a cache that does not tell users apart. While it
     lasts, Rspamd calls what the user taught before "already learned", and learns it no more. To
@@ -172,12 +177,13 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
         question = (
             f"Forget {name}: {learned.spam} spam and {learned.ham} ham in Redis, "
             f"{common.plural(known.spam + known.ham, 'message')} in the ledger, "
-            f"{common.plural(len(_samples_of(spool, name)), 'sample')} in the spool"
+            f"{common.plural(len(_samples_of(spool, name)), 'sample')} in the spool, "
+            f"{common.plural(len(_calls_of(settings, name)), 'call')} in the drop folder"
         )
         if learn_cache:
             question += ", and clear the learn cache of all users"
         common.confirmed(f"{question}?", yes=yes)
-        removed = _forget(name, spool, statistics)
+        removed = _forget(name, settings, spool, statistics)
         # Last, so that after a failure the same command finishes the work.
         removed["ledger_messages"] = ledger.forget(name)
         removed["learn_cache"] = statistics.clear_learn_cache() if learn_cache else None
@@ -189,14 +195,20 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
     )
     click.echo(f"ledger: removed {common.plural(removed['ledger_messages'], 'message')}")
     click.echo(f"spool: removed {common.plural(removed['samples'], 'sample')}")
+    click.echo(f"drop folder: removed {common.plural(removed['calls'], 'call')}")
     if learn_cache:
         click.echo(f"learn cache: removed {common.plural(removed['learn_cache'], 'message')}")
     else:
         click.echo(_SHARED_CACHE.format(user=name))
 
 
-def _forget(user: str, spool: Spool, statistics: Statistics) -> dict[str, Any]:
-    # The spool first, or the daemon could learn a sample after the rest is gone.
+def _forget(user: str, settings: Settings, spool: Spool, statistics: Statistics) -> dict[str, Any]:
+    # In the order of a sample's way, or the daemon could learn one after the rest is gone.
+    calls = 0
+    for path in _calls_of(settings, user):
+        with suppress(FileNotFoundError):  # taken a moment ago
+            path.unlink()
+            calls += 1
     samples = 0
     for name in _samples_of(spool, user):
         with suppress(SpoolError):  # learned a moment ago
@@ -204,6 +216,7 @@ def _forget(user: str, spool: Spool, statistics: Statistics) -> dict[str, Any]:
             samples += 1
     forgotten = statistics.forget(user)
     return {
+        "calls": calls,
         "samples": samples,
         "spam": forgotten.spam,
         "ham": forgotten.ham,
@@ -218,3 +231,38 @@ def _samples_of(spool: Spool, user: str) -> list[str]:
     return waiting + [
         each.name for each in spool.all_set_aside() if each.label and each.label.user == user
     ]
+
+
+def _calls_of(settings: Settings, user: str) -> list[Path]:
+    """Calls in the drop folder from which this user's statistics would learn.
+
+    Raises:
+        SpoolError: the folder cannot be read.
+    """
+    from mailhooks.config import uids_of
+    from mailhooks.daemon.dropbox import calls_in, read_call
+    from mailhooks.daemon.learn import event_of, learning_user
+    from mailhooks.daemon.peer import user_of
+
+    mail_uids = uids_of(settings.daemon.mail_users)
+    roles = settings.mailboxes.roles() if settings.mailboxes.shared == "owner" else None
+    found = []
+    try:
+        for path in calls_in(settings.daemon.drop_dir):
+            # One that is no call teaches nobody, and one that has gone is in the spool.
+            with suppress(ProtocolError, FileNotFoundError):
+                call, _ = read_call(path, settings.daemon.max_message_bytes)
+                uid = call.peer.uid
+                learns = actor = user_of(call.env, uid, mail_uids)
+                with suppress(ProtocolError):
+                    learns = learning_user(
+                        event_of(call.args), actor, uid, roles=roles, mail_uids=mail_uids
+                    )
+                if learns == user:
+                    found.append(path)
+    except FileNotFoundError:
+        return []  # no drop folder
+    except OSError as error:
+        folder = settings.daemon.drop_dir
+        raise SpoolError(f"drop folder {folder}: {error.strerror or error}") from error
+    return found

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
-    from mailhooks.daemon.evidence import Evidence
     from mailhooks.daemon.samples import Samples
+    from mailhooks.daemon.weights import Weights
     from mailhooks.dovecot import ScriptCall
     from mailhooks.keys import KeyRing
     from mailhooks.message import Header
@@ -104,13 +104,14 @@ class Classifier:
     Args:
         rspamd: asked for one user's Bayes alone.
         keys: any of them may have signed the carried score.
-        evidence: how much each set of statistics has learned.
+        weights: how much each set of statistics has learned.
         samples: takes good mail as ham, if the settings say so.
         score: how far a carried score is believed.
         policy: thresholds, and what stands in for a missing score.
         learning: whether a delivery teaches.
         deadline_s: seconds within which every call is answered.
         mail_uids: uids that may speak for any user.
+        shared: whether Rspamd keeps statistics that all users share.
         clock: seconds since the epoch.
         note: has a decision written to the ledger; neither waits nor fails.
     """
@@ -119,7 +120,7 @@ class Classifier:
         self,
         rspamd: RspamdClient,
         keys: KeyRing,
-        evidence: Evidence,
+        weights: Weights,
         samples: Samples,
         *,
         score: ScoreSettings,
@@ -127,10 +128,11 @@ class Classifier:
         learning: LearningSettings,
         deadline_s: float,
         mail_uids: frozenset[int],
+        shared: bool = False,
         clock: Callable[[], float] = time.time,
         note: Callable[[Decision], None] = lambda _: None,
     ) -> None:
-        self._judge = Judge(rspamd, evidence, policy)
+        self._judge = Judge(rspamd, weights, policy, shared=shared)
         self._keys = keys
         self._samples = samples
         self._score = score

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mailhooks.bayes import Opinion, blend, points
 from mailhooks.errors import RspamdError
-from mailhooks.lesson import SHARED_USER
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.message import without_fields
 from mailhooks.policy import (
     Bayes,
@@ -23,12 +23,12 @@ from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
 
 if TYPE_CHECKING:
     from mailhooks.config import PolicySettings
-    from mailhooks.daemon.evidence import Evidence
+    from mailhooks.daemon.weights import Weights
     from mailhooks.rspamd import BayesOpinion, RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
 
-EVIDENCE_SHARE = 0.25
+WEIGHTS_SHARE = 0.25
 """This part of the time for Bayes may be spent on asking Redis for the counts."""
 
 FULL_SCAN = {
@@ -47,14 +47,18 @@ class Judge:
 
     Args:
         rspamd: asked for Bayes alone, and for a full scan in place of a missing score.
-        evidence: how much each set of statistics has learned.
+        weights: how much each set of statistics has learned.
         policy: thresholds, and what stands in for a missing score.
+        shared: whether Rspamd keeps statistics that all users share.
     """
 
-    def __init__(self, rspamd: RspamdClient, evidence: Evidence, policy: PolicySettings) -> None:
+    def __init__(
+        self, rspamd: RspamdClient, weights: Weights, policy: PolicySettings, *, shared: bool
+    ) -> None:
         self._rspamd = rspamd
-        self._evidence = evidence
+        self._weights = weights
         self._policy = policy
+        self._shared = shared
 
     async def verdict(
         self,
@@ -109,14 +113,14 @@ class Judge:
     ) -> Bayes | NoBayes:
         """Both opinions, weighed by what each of them has learned."""
 
-        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion | None:
-            if opinion is None:
-                return None
+        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion:
             # Redis that does not answer costs a blend its weights, not its opinions.
-            learned = await self._evidence.of(whose, timeout_s * EVIDENCE_SHARE)
-            return Opinion(opinion.probability, learned.spam, learned.ham)
+            learned = await self._weights.of(whose, timeout_s * WEIGHTS_SHARE)
+            probability = None if opinion is None else opinion.probability
+            return Opinion(probability, learned[Lesson.SPAM], learned[Lesson.HAM])
 
-        mine, others = await weighed(own, user), await weighed(shared, SHARED_USER)
+        mine = await weighed(own, user)
+        others = await weighed(shared, SHARED_USER) if self._shared else None
         probability = blend(mine, others)
         if probability is None:
             return NoBayes(NoBayesWhy.NO_OPINION)
