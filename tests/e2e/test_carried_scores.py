@@ -16,7 +16,7 @@ from wrong_headers import WRONG_HEADERS
 
 from mailhooks.keys import KeyRing, new_key
 from mailhooks.lab.host import DOMAIN
-from mailhooks.message import identity, normal_address, read_header
+from mailhooks.message import identity, is_editable, normal_address, read_header
 from mailhooks.score import MAX_FIELD_BYTES, SCORE_HEADER, Course, MilterScore, Why, sign
 
 if TYPE_CHECKING:
@@ -150,10 +150,29 @@ def test_no_wrong_header_keeps_a_message_from_its_mailbox(
     arrive_once(lab, people[0], {case: wrong + letter for case, wrong in WRONG_HEADERS.items()})
 
 
+@pytest.mark.parametrize("kind", ["personal", "spam"])
+def test_a_line_that_is_no_field_costs_a_message_its_marks_only(
+    lab: Lab, people: list[str], box: LetterBox, kind: str
+) -> None:
+    """Pigeonhole 0.5 would abort over it; so it is filed as it is, by the same verdict.
+
+    Postfix makes such a line out of a field with a very long name.
+    """
+    name = people[0]
+    raw = identified(getattr(box, kind)([f"{name}@{DOMAIN}"]).raw)
+    lab.send(b"X" * 1500 + b": y\r\n" + raw, [name])
+    copy = lab.mailbox(name).wait_for(message_id(raw))
+    assert not is_editable(copy.raw)
+    assert copy.folder == ("Junk" if kind == "spam" else "INBOX")
+    assert not read_header(copy.raw).values("x-spam-status")
+    assert read_header(copy.raw).values(SCORE_HEADER)
+
+
 def test_the_oddest_real_mail_arrives(lab: Lab, people: list[str]) -> None:
     """What real senders did to their headers: each message arrives once, with a verdict."""
-    odd = sorted(corpus.sample(10_000, seed=0), key=oddness, reverse=True)[:REAL_MESSAGES]
-    assert oddness(odd[-1]) > 0
+    real = sorted(corpus.sample(10_000, seed=0), key=oddness, reverse=True)[:REAL_MESSAGES]
+    odd = [raw for raw in real if oddness(raw)]
+    assert odd
     arrive_once(lab, people[0], {f"real-{number}": raw for number, raw in enumerate(odd)})
 
 
@@ -169,7 +188,8 @@ def arrive_once(lab: Lab, name: str, messages: dict[str, bytes]) -> None:
         for copy in lab.mailbox(name).messages(folder):
             (case,) = re.findall(rb"(?m)^X-Test-Number: (\S+)\r?$", copy.raw)
             found.append(case.decode())
-            assert re.match("(Yes|No), score=", status(copy.raw)), case
+            if is_editable(copy.raw):
+                assert re.match("(Yes|No), score=", status(copy.raw)), case
     assert sorted(found) == sorted(messages)
     after = scrape(lab)
 
