@@ -18,6 +18,7 @@ from mailhooks.explain import carried, turn
 from mailhooks.keys import Key, KeyRing, format_keys
 from mailhooks.message import identity, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, decide
+from mailhooks.rspamd import BayesOpinion, RspamdClient
 from mailhooks.score import Course, MilterScore, NoScore, Why, sign
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def settings(tmp_path: Path) -> Path:
         f'[score]\nkey_file = "{tmp_path}/keys"\n'
         f'[learning]\nledger_file = "{tmp_path}/ledger.sqlite"\n'
         '[rspamd]\nscan_url = "http://127.0.0.1:1"\nlearn_url = "http://127.0.0.1:1"\n'
+        'shared_classifier = "all"\n'
         '[redis]\nurl = ""\n[daemon]\nmax_message_bytes = 100000\n'
     )
     return path
@@ -174,6 +176,32 @@ def test_what_is_known_is_explained_in_plain_lines(settings: Path) -> None:
     assert "own Bayes:    unavailable; how much it has learned is unknown" in result.stdout
     assert "missing:      no Bayes: Rspamd at http://127.0.0.1:1 cannot be asked" in result.stdout
     assert "missing:      ledger" in result.stdout
+
+
+@pytest.mark.parametrize("probability", [None, 0.25])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_statistics_that_are_silent_are_called_so(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, probability: float | None, as_json: bool
+) -> None:
+    """The user's own may say nothing yet while the shared ones do."""
+
+    async def opinions(*_args: object, **_options: object) -> object:
+        own = None if probability is None else BayesOpinion(0.0, probability)
+        return own, BayesOpinion(2.0, 0.8)
+
+    monkeypatch.setattr(RspamdClient, "check_opinions", opinions)
+    now = int(time.time())
+    raw = DELIVERED + signed(replace(SCORE, time=now))
+    result = run(settings, "-", *(["--json"] if as_json else []), given=raw)
+    assert result.exit_code == 1, result.output
+    if as_json:
+        found = json.loads(result.stdout)["bayes"]
+        assert (found["own"]["probability"], found["shared"]["probability"]) == (probability, 0.8)
+        return
+    said = "silent" if probability is None else "25.0% spam"
+    assert f"own Bayes:    {said}; how much it has learned is unknown" in result.stdout
+    assert "shared Bayes: 80.0% spam; how much" in result.stdout
+    assert "blend:" in result.stdout
 
 
 def test_json_is_one_document_with_every_part(settings: Path) -> None:
