@@ -16,7 +16,7 @@ if execute :pipe :output "answer" "mailhooks-classify" {
   }
 }
 
-# Pigeonhole before 2.4 aborts when it edits a header with a line that is no field
+# Pigeonhole before 0.5.21 aborts when it edits a header with a line that is no field
 # (see "Broken headers" in docs/verdict.md): such a message is filed as it is.
 if not string :is "${score}" "broken" {
   # What a stranger wrote into such headers is gone, whatever the verdict.

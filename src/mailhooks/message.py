@@ -142,7 +142,7 @@ def without_fields(message: bytes, prefixes: tuple[bytes, ...]) -> bytes:
 def is_editable(message: bytes) -> bool:
     """Whether Sieve may add and remove header fields of this message.
 
-    Pigeonhole before 2.4 aborts the delivery (``i_assert`` in
+    Pigeonhole before 0.5.21 aborts the delivery (``i_assert`` in
     ``edit_mail_headers_parse``, ``src/lib-sieve/util/edit-mail.c``) over a line
     that Dovecot takes for no field: one without a colon, or with none in its
     first thousand bytes. Postfix makes such a line out of a field whose name is

@@ -189,7 +189,7 @@ async def test_a_users_own_threshold_counts(rspamd: FakeRspamd) -> None:
 
 
 async def test_a_header_that_sieve_must_leave_alone_is_called_broken(rspamd: FakeRspamd) -> None:
-    """The verdict is the same; Pigeonhole before 2.4 would abort over an edit."""
+    """The verdict is the same; Pigeonhole before 0.5.21 would abort over an edit."""
     message = carried(6.5)
     assert (await answer(rspamd, message))[:2] == ["junk", "verified"]
     assert (await answer(rspamd, b"no colon\r\n" + message))[:2] == ["junk", "broken"]
