@@ -167,8 +167,9 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
         retry_cap_s: the longest wait between two retries.
         rescan_s: seconds after which samples that another process put into the
             spool, or took out of it, are noticed.
-        ledger_file: SQLite file that notes what each user was taught.
-        keep_days: days after which the ledger forgets a message.
+        ledger_file: SQLite file that notes what each user was taught and what
+            deliveries decided.
+        keep_days: days after which the ledger forgets a message, and a decision.
     """
 
     learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"

@@ -14,7 +14,7 @@ from mailhooks.daemon.peer import user_of
 from mailhooks.errors import SpoolError
 from mailhooks.ledger import DELIVERY, Decision
 from mailhooks.lesson import PROBE_USER, Lesson
-from mailhooks.message import content_digest, normal_address, read_header
+from mailhooks.message import content_digest, is_editable, normal_address, read_header
 from mailhooks.policy import (
     Bayes,
     Folder,
@@ -149,7 +149,8 @@ class Classifier:
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
 
-        The folder is ``inbox`` or ``junk``, the score ``verified`` or ``none``.
+        The folder is ``inbox`` or ``junk``; the score ``verified`` or ``none``, or ``broken`` if
+        Sieve must leave the header alone, see :func:`mailhooks.message.is_editable`.
 
         Raises:
             ProtocolError: the caller may not speak for the user it names.
@@ -178,6 +179,11 @@ class Classifier:
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
+        if not is_editable(call.message):
+            log.warning(
+                "%s: user=%s: a line in the header is no field: left as it is", queue_id, user
+            )
+            score = "broken"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
 
     async def _lesson(self, user: str, verdict: Verdict) -> Lesson | None:

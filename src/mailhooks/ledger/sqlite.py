@@ -345,7 +345,7 @@ def _decided(row: tuple[Any, ...]) -> Decided:
 
 def _opinion(values: tuple[Any, ...]) -> Opinion | None:
     probability, spam, ham = values
-    return None if probability is None else Opinion(probability, spam, ham)
+    return None if spam is None else Opinion(probability, spam, ham)
 
 
 def _attribute(db: sqlite3.Connection, user: str, digest: str) -> None:
