@@ -13,13 +13,13 @@ import mailhooks
 PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
-    {"errors"},
+    {"errors", "hooks"},
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup"},
     {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
     {"teacher"},
     {"account", "batch"},
-    {"daemon", "milter"},
+    {"daemon", "milter", "lmtp"},
     {"lab", "doctor"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,101 @@
+"""A host whose Dovecot forks the programs: bin_dir instead of socket_dir."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from delivered import message_id, status
+
+from mailhooks.lab import Lab
+from mailhooks.lab.letters import LetterBox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailhooks.lab.mailbox import StoredMessage
+
+NO_SOCKETS = "plugin {\n  sieve_execute_socket_dir =\n}\n"
+DEADLINE_S = 2.0
+# The deadlines of the forked programs, and a busy machine's patience; in all less
+# than the 10 s that Dovecot would wait for a socket.
+CLASSIFIED_S, LEARNED_S, PATIENCE_S = DEADLINE_S + 1.5, 2.0, 4.0
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Lab]:
+    with Lab(["ann", "ben", "cem"], deadline_s=DEADLINE_S, extra_dovecot=NO_SOCKETS) as lab:
+        command = [sys.executable, "-m", "mailhooks", "--config"]
+        command += [str(lab.root / "mailhooks/mailhooks.toml"), "install-hooks"]
+        subprocess.run([*command, str(lab.root / "hooks")], check=True, capture_output=True)
+        yield lab
+
+
+@pytest.fixture
+def letters() -> LetterBox:
+    return LetterBox(5, now=datetime.now(UTC))
+
+
+def deliver(host: Lab, letters: LetterBox, name: str) -> StoredMessage:
+    raw = letters.newsletter([f"{name}@mail.example"]).raw
+    host.send(raw, [name])
+    return host.mailbox(name).wait_for(message_id(raw))
+
+
+def learned(host: Lab, name: str, spam: int) -> None:
+    host.wait("learned", lambda: host.learns(name)[0] >= spam)
+    host.wait("nothing waits", lambda: host.waiting_samples() == 0)
+    assert host.learns(name) == (spam, 0)
+
+
+def test_both_programs_reach_the_daemon(host: Lab, letters: LetterBox) -> None:
+    """A delivery gets its verdict and a move is learned, through processes that Dovecot forked."""
+    copies = [deliver(host, letters, "ann") for _ in range(3)]
+    for copy in copies:
+        assert copy.folder == "INBOX"
+        assert "milter=" in status(copy.raw)
+    host.mailbox("ann").move([copy.uid for copy in copies], "INBOX", "Junk")
+    learned(host, "ann", 3)
+    assert "mailhooks-drop" not in host.log("dovecot")
+    assert list((host.root / "drop").iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "how"), [("ben", "killed"), ("cem", "hung")])
+def test_the_daemon_may_be_away(host: Lab, letters: LetterBox, name: str, how: str) -> None:
+    """Mail arrives without a verdict, moves wait in the drop folder; both within the deadline."""
+    mailbox = host.mailbox(name)
+    before = deliver(host, letters, name)
+    daemon = host.servers["daemon"]
+    kept = host.log("dovecot").count("kept in")
+    if how == "killed":
+        daemon.kill()
+    else:
+        os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        copy = deliver(host, letters, name)
+        assert time.monotonic() - started < CLASSIFIED_S + PATIENCE_S
+        assert copy.folder == "INBOX"
+        assert status(copy.raw) == "No, mailhooks did not answer"
+        started = time.monotonic()
+        mailbox.move([before.uid, copy.uid], "INBOX", "Junk")
+        assert time.monotonic() - started < 2 * LEARNED_S + PATIENCE_S
+        assert mailbox.count("Junk") == 2
+        assert len(list((host.root / "drop").iterdir())) == 2
+        assert host.learns(name) == (0, 0)
+    finally:
+        if how == "killed":
+            host.restart("daemon")
+        else:
+            os.kill(daemon.pid, signal.SIGCONT)
+    learned(host, name, 2)
+    # The programs themselves kept the calls; the shell's last resort was not needed.
+    assert host.log("dovecot").count("kept in") == kept + 2
+    assert "milter=" in status(deliver(host, letters, name).raw)
+    assert "panic" not in host.log("dovecot").lower()
