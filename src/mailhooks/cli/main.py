@@ -55,6 +55,7 @@ def main(ctx: click.Context, config_path: Path, log_level: str) -> None:
 
 main.add_command(services.serve)
 main.add_command(services.milter)
+main.add_command(services.lmtp)
 main.add_command(services.check_config)
 main.add_command(hooks.install)
 main.add_command(lab.lab)
