@@ -17,6 +17,7 @@ import asyncio
 import logging
 import re
 import secrets
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -116,7 +117,7 @@ class Session(LMTP):
             timeout=IDLE_S,
             loop=asyncio.get_running_loop(),
         )
-        self.command_size_limits = dict.fromkeys(self._smtp_methods, COMMAND_BYTES)
+        self.command_size_limits = defaultdict(lambda: COMMAND_BYTES)
         self._filter = filter_
         self._hop: NextHop | None = None
         self._greeted = False
@@ -300,14 +301,15 @@ class Session(LMTP):
         wire_limit_bytes = limit_bytes * 4 // 3 + 1  # each line a dot, doubled
         content = bytearray()
         refusal = ""
-        while True:
+        is_complete = False
+        while not is_complete:
             self._reset_timeout()
             try:
                 piece = await self._reader.readuntil(wire.END)
                 content += piece[: -len(wire.END)]
-                if wire.is_end(content):
-                    break
-                content += wire.END
+                is_complete = wire.is_end(content)
+                if not is_complete:
+                    content += wire.END
             except asyncio.LimitOverrunError as error:
                 content += await self._reader.read(error.consumed)
             refusal = refusal or self._refusal(len(content), wire_limit_bytes)
