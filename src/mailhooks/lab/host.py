@@ -83,6 +83,7 @@ class Lab:
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
+        extra_postfix: added to the end of main.cf, where the last word counts.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Lab:
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
+        extra_postfix: str = "",
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
@@ -108,6 +110,7 @@ class Lab:
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
+        self._extra_postfix = extra_postfix
         self._stack = contextlib.ExitStack()
         self.root = Path()
         self.servers: dict[str, Server] = {}
@@ -322,6 +325,7 @@ class Lab:
                 "minimal_backoff_time": "1s",
                 "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
+                "extra": self._extra_postfix,
             },
             "dovecot": {
                 "base_dir": root / "run/dovecot",
