@@ -313,7 +313,10 @@ def parse(text: str, path: str = "") -> Settings:
             sections[name] = _section(name, content, section_types[name], problems)
     if problems:
         raise ConfigError(problems, path)
-    return Settings(**sections)
+    settings = Settings(**sections)
+    if settings.lmtp.junk_detail and not settings.lmtp.recipient_delimiter:
+        raise ConfigError(["lmtp.junk_detail: needs lmtp.recipient_delimiter"], path)
+    return settings
 
 
 def _section(

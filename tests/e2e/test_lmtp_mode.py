@@ -127,6 +127,28 @@ def test_the_milter_score_stays_verified(host: Lab, letters: LetterBox, sender: 
         assert copy.folder == "Junk", status(copy.raw)
 
 
+def test_a_stolen_score_is_worth_nothing_without_the_milter(host: Lab, letters: LetterBox) -> None:
+    """The filter's own Received field stands where Dovecot's would: a forged one is too deep."""
+    raw = letters.personal(TO_ALL).raw
+    host.send(raw, NAMES)
+    score = read_header(copies(host, raw)["ann"].raw).values("x-mailhooks-score")[0]
+    queue_id = score.partition(b"q=")[2].partition(b";")[0]
+    stolen = b"X-Mailhooks-Score: %s\r\nReceived: by mx id %s; now\r\nX-Replay: yes\r\n" % (
+        score,
+        queue_id,
+    )
+    host.servers["milter"].kill()
+    try:
+        host.send(stolen + raw, NAMES[:1])
+        mailbox = host.mailbox("ann")
+        host.wait("delivered", lambda: len(mailbox.find(message_id(raw))) == 2)
+    finally:
+        host.restart("milter")
+    (replayed,) = (m.raw for m in mailbox.find(message_id(raw)) if b"X-Replay" in m.raw)
+    assert "milter=none (wrong queue id)" in status(replayed)
+    assert not read_header(replayed).values("x-mailhooks-score")
+
+
 def test_what_nobody_owns_is_the_same_to_the_byte(host: Lab) -> None:
     """From Postfix to the mailbox, with the filter in between."""
     body = b"".join(

@@ -78,7 +78,7 @@ def test_pymilter_is_confined_to_the_milter() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rspamd", "dovecot", "daemon", "milter", "lab", "doctor", "setup", "cli"]
+    "module", ["rspamd", "dovecot", "daemon", "milter", "lmtp", "lab", "doctor", "setup", "cli"]
 )
 def test_public_names_are_importable_from_their_package(module: str) -> None:
     """What a package offers is what it lists."""

@@ -24,8 +24,8 @@ CLASSIFY_S = 6.5
 # Seconds from the start until the daemon must have answered. What it does not
 # learn in time is dropped, which loses nothing: no user waits longer for that.
 ANSWER_S = {"mailhooks-classify": CLASSIFY_S, "mailhooks-learn": 2.0}
-# Seconds Dovecot may take to hand over the message.
-INPUT_S = 8.0
+# Seconds Dovecot may take to hand over the message; late, it can still be dropped.
+INPUT_S = {"mailhooks-classify": CLASSIFY_S, "mailhooks-learn": 8.0}
 
 PIECE_BYTES = 1 << 18
 ENVIRONMENT = (b"USER", b"HOME", b"HOST", b"SENDER", b"RECIPIENT", b"ORIG_RECIPIENT")
@@ -40,9 +40,12 @@ def main(argv: list[str], started_s: float) -> int:
         started_s: when it started, by ``time.monotonic``.
     """
     program = os.path.basename(argv[0])  # noqa: PTH119 - pathlib would double the start time
+    if program not in ANSWER_S:
+        complain(program, f"failed: expected to be called {' or '.join(ANSWER_S)}")
+        return 1
     try:
         call = [header([os.fsencode(argument) for argument in argv[1:]])]
-        call += read_input(started_s + INPUT_S)
+        call += read_input(started_s + INPUT_S[program])
         try:
             output = ask(program, call, started_s + ANSWER_S[program])
         except (OSError, ValueError) as error:
@@ -52,7 +55,7 @@ def main(argv: list[str], started_s: float) -> int:
             drop(call)
         else:
             write(1, output)
-    except (KeyError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         complain(program, f"failed: {error}")
         return 1
     return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mailhooks.config import listen_address
 from mailhooks.dovecot import listener
-from mailhooks.errors import ConfigError, MailhooksError
+from mailhooks.errors import MailhooksError
 from mailhooks.lmtp.session import Filter, Session
 
 if TYPE_CHECKING:
@@ -33,11 +33,8 @@ async def serve(settings: LmtpSettings, daemon: DaemonSettings) -> None:
         daemon: where the daemon listens, and the largest message it takes.
 
     Raises:
-        ConfigError: settings that do not go together.
         MailhooksError: the address cannot be listened on.
     """
-    if settings.junk_detail and not settings.recipient_delimiter:
-        raise ConfigError(["lmtp.junk_detail: needs lmtp.recipient_delimiter"])
     # It would log every command, addresses included.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
     shared = Filter(
