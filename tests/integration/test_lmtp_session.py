@@ -237,7 +237,7 @@ async def test_only_what_the_next_hop_offers_is_offered(tmp_path: Path) -> None:
         assert greeting == (
             "250mx.example / 250PIPELINING / 250ENHANCEDSTATUSCODES / 250 SIZE 45904"
         )
-        for refused in ("BODY=8BITMIME", "SMTPUTF8", "RET=FULL", "8BITMIME"):
+        for refused in ("BODY=8BITMIME", "SMTPUTF8", "RET=FULL", "8BITMIME", "PIPELINING"):
             (reply,) = await client.say(f"MAIL FROM:<a@b> {refused}")
             assert reply == f"555 5.5.4 {refused.partition('=')[0]} is not offered"
         assert await client.say("MAIL FROM:<a@b> SIZE=45905") == [

@@ -63,6 +63,8 @@ _TEMPORARY: Final = "451 4.3.0 internal trouble, try again later"
 _ENHANCED: Final = re.compile(r"\d{3} [245]\.\d+\.\d+( |\Z)")
 _CLASSES: Final = {"2": "2.0.0", "4": "4.3.0", "5": "5.5.1"}
 _WITHOUT: Final = ("220", "354")
+_PARAMETERS: Final = {"BODY": "8BITMIME", "SIZE": "SIZE", "SMTPUTF8": "SMTPUTF8"}
+"""Parameters of MAIL, and the keyword of LHLO that offers each."""
 _HOST: Final = re.compile(r"[^A-Za-z0-9.:\[\]_-]")
 
 
@@ -464,7 +466,7 @@ def _mail(path: str, parameters: Mapping[str, str | None], offers: Mapping[str, 
         LookupError: one was not offered.
     """
     for name in parameters:
-        if {"BODY": "8BITMIME"}.get(name, name) not in offers or name == "8BITMIME":
+        if _PARAMETERS.get(name) not in offers:
             raise LookupError(name)
     body = (parameters.get("BODY") or "").upper() or None
     if "BODY" in parameters and body not in ("7BIT", "8BITMIME"):

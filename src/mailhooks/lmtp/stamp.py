@@ -39,7 +39,6 @@ SCORE: Final = b"x-mailhooks-score"
 """Removed only if the score it carries is none."""
 
 _ANSWER: Final = re.compile(r"(inbox|junk) (verified|none) ([ -~]{1,900})\Z")
-_END_OF_HEADER: Final = re.compile(rb"(?:\A|(?<=\n))\r?\n")
 _LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+\Z")
 
 
@@ -80,8 +79,7 @@ def stamped(message: bytes, answer: Answer) -> bytes:
         message: with CRLF line ends.
         answer: on this recipient's copy.
     """
-    end = _END_OF_HEADER.search(message)
-    size_bytes = end.start() if end else len(message)
+    size_bytes = _header_bytes(message)
     removed = STRANGERS | {SCORE} if answer.has_score is False else STRANGERS
     kept = [b"X-Spam-Flag: YES\r\n"] if answer.is_junk else []
     kept.append(f"X-Spam-Status: {answer.status}\r\n".encode("ascii"))
@@ -93,3 +91,11 @@ def stamped(message: bytes, answer: Answer) -> bytes:
             kept.append(line)
     kept.append(message[size_bytes:])
     return b"".join(kept)
+
+
+def _header_bytes(message: bytes) -> int:
+    """Length of the header, its last line end included; an empty line may follow."""
+    if message.startswith(b"\r\n"):
+        return 0
+    end = message.find(b"\r\n\r\n")
+    return len(message) if end < 0 else end + len(b"\r\n")
