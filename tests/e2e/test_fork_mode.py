@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 NO_SOCKETS = "plugin {\n  sieve_execute_socket_dir =\n}\n"
 DEADLINE_S = 2.0
-# The deadlines of the forked programs, and a busy machine's patience; in all less
-# than the 10 s that Dovecot would wait for a socket.
-CLASSIFIED_S, LEARNED_S, PATIENCE_S = DEADLINE_S + 1.5, 2.0, 4.0
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +64,20 @@ def test_both_programs_reach_the_daemon(host: Lab, letters: LetterBox) -> None:
 
 @pytest.mark.parametrize(("name", "how"), [("ben", "killed"), ("cem", "hung")])
 def test_the_daemon_may_be_away(host: Lab, letters: LetterBox, name: str, how: str) -> None:
-    """Mail arrives without a verdict, moves wait in the drop folder; both within the deadline."""
+    """Mail arrives without a verdict, moves wait in the drop folder; within the deadlines."""
     mailbox = host.mailbox(name)
     before = deliver(host, letters, name)
     daemon = host.servers["daemon"]
-    kept = host.log("dovecot").count("kept in")
+    logged = len(host.log("dovecot"))
     if how == "killed":
         daemon.kill()
     else:
         os.kill(daemon.pid, signal.SIGSTOP)
     try:
-        started = time.monotonic()
         copy = deliver(host, letters, name)
-        assert time.monotonic() - started < CLASSIFIED_S + PATIENCE_S
         assert copy.folder == "INBOX"
         assert status(copy.raw) == "No, mailhooks did not answer"
-        started = time.monotonic()
         mailbox.move([before.uid, copy.uid], "INBOX", "Junk")
-        assert time.monotonic() - started < 2 * LEARNED_S + PATIENCE_S
         assert mailbox.count("Junk") == 2
         assert len(list((host.root / "drop").iterdir())) == 2
         assert host.learns(name) == (0, 0)
@@ -95,7 +87,11 @@ def test_the_daemon_may_be_away(host: Lab, letters: LetterBox, name: str, how: s
         else:
             os.kill(daemon.pid, signal.SIGCONT)
     learned(host, name, 2)
-    # The programs themselves kept the calls; the shell's last resort was not needed.
-    assert host.log("dovecot").count("kept in") == kept + 2
+    log = host.log("dovecot")[logged:]
+    # The programs gave up by themselves, so it was their deadline and not Dovecot's, and
+    # kept the calls; the shell's last resort was not needed.
+    assert log.count("mailhooks-classify: failed: ") == 1
+    assert log.count("mailhooks-learn: mailhooks serve: ") == log.count("kept in") == 2
+    assert "mailhooks-drop" not in log
+    assert "panic" not in log.lower()
     assert "milter=" in status(deliver(host, letters, name).raw)
-    assert "panic" not in host.log("dovecot").lower()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,22 +116,24 @@ async def test_what_the_daemon_does_not_take_is_dropped(place: Place, handler: o
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("handler", [None, refuse, never], ids=["absent", "refuses", "hangs"])
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [(None, "[Errno 2] No such file"), (refuse, "refused"), (never, "timed out")],
+    ids=["absent", "refuses", "hangs"],
+)
 async def test_without_a_verdict_there_is_no_output_and_a_failure(
-    place: Place, handler: object
+    place: Place, handler: object, why: str
 ) -> None:
-    """Sieve goes on as if unanswered, before Dovecot's own time limit, and nothing is kept."""
+    """Sieve goes on as if unanswered, after the program's own deadline, and nothing is kept."""
     server = place.server("mailhooks-classify", handler)
     if handler:
         await server.start()
-    started = time.monotonic()
     try:
         status, output, errors = await run(place, "mailhooks-classify", args=[])
     finally:
         await server.stop(grace_s=0)
     assert (status, output) == (1, b"")
-    assert errors.startswith("mailhooks-classify: failed: ")
-    assert time.monotonic() - started < 10
+    assert errors.startswith(f"mailhooks-classify: failed: {why}")
     assert place.dropped() == []
 
 

@@ -357,7 +357,7 @@ async def test_a_next_hop_that_fails_half_way_defers_what_is_not_stored(
     tmp_path: Path, how: str | None, later: str
 ) -> None:
     """Who has it, has it once; whoever it is silent for, it is not asked again in this message."""
-    wait_s = 1.0 if how is None else BUSY_S
+    wait_s = 2.0 if how is None else BUSY_S
     async with world(tmp_path, next_hop_timeout_s=wait_s) as it, it.client() as client:
         it.store.answers[". <ben@x>"] = how
         replies = await client.deliver(LETTER, "ann@x", "ben@x", "cem@x", "dan@x")
