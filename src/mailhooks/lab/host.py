@@ -85,6 +85,7 @@ class Lab:
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
         extra_rspamd: by the name of a file in Rspamd's local.d, what is added to its end.
+        extra_postfix: added to the end of main.cf, where the last word counts.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Lab:
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
         extra_rspamd: Mapping[str, str] | None = None,
+        extra_postfix: str = "",
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
@@ -117,6 +119,7 @@ class Lab:
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
         self._extra_rspamd = extra_rspamd or {}
+        self._extra_postfix = extra_postfix
         self._stack = contextlib.ExitStack()
         self.root = Path()
         self.servers: dict[str, Server] = {}
@@ -338,6 +341,7 @@ class Lab:
                 "minimal_backoff_time": "1s",
                 "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
+                "extra": self._extra_postfix,
             },
             "dovecot": {
                 "base_dir": root / "run/dovecot",
