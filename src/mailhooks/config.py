@@ -231,6 +231,17 @@ class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
     ham_mailboxes: tuple[str, ...] = ("INBOX", "Archive", "Archives")
 
 
+class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[accounts]``: who has an account on this host.
+
+    Attributes:
+        database: SQLAlchemy URL of the database that ``mailcfg`` keeps; empty to
+            ask Dovecot.
+    """
+
+    database: str = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, one attribute a section."""
 
@@ -243,6 +254,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailboxes: MailboxSettings = MailboxSettings()
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
+    accounts: AccountsSettings = AccountsSettings()
 
 
 def load(path: Path) -> Settings:
