@@ -67,5 +67,6 @@ def parse_dump(dump: bytes) -> DepartedMessage | None:
             if name == command and (match := _ADDRESS.match(value))
         )
 
-    raw = re.sub(rb"\r?\n", b"\r\n", dump[at:])
+    # It also writes an empty line at the end.
+    raw = re.sub(rb"\r?\n", b"\r\n", dump[at:].removesuffix(b"\n"))
     return DepartedMessage("".join(addresses(b"Mail-Args")), addresses(b"Rcpt-Args"), raw)

@@ -1,0 +1,409 @@
+"""The lab as a complete small mail host: accounts, clients, other hosts."""
+
+from __future__ import annotations
+
+import base64
+import imaplib
+import re
+import smtplib
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dkim
+import pytest
+from delivered import message_id, status
+
+from mailhooks.errors import LabError
+from mailhooks.lab import Lab
+from mailhooks.lab.host import ADDRESS, FOREIGN_ADDRESS
+from mailhooks.lab.letters import LetterKind
+from mailhooks.message import read_header
+
+if TYPE_CHECKING:
+    from mailhooks.lab.letters import LetterBox
+
+FAR = "friend@far.example"
+NAMES = (
+    ["dislikes", "likes", "untrained", "mover"]
+    + ["changes", "away", "there", "sender", "other", "signs", "sieves", "forwards"]
+)
+ALIASES: dict[str, str | list[str]] = {
+    "trio": ["dislikes", "likes", "untrained"],
+    "moved": "mover",
+    "nested": "moved",
+    "gone": "away",
+    "gone-again": "gone",
+    "some": ["gone-again", "there", "away+x"],
+    "desk": ["sender", "other"],
+    "others": "other",
+    "elsewhere": ["forwards", FAR],
+}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """One host for all of them; tests may claim to come from any address of the Internet."""
+    extra = "smtpd_authorized_xclient_hosts = 127.0.0.0/8"
+    with Lab(NAMES, aliases=ALIASES, extra_postfix=extra) as host:
+        yield host
+
+
+def mailcfg(lab: Lab, *arguments: str, text: str | None = None) -> None:
+    """`mailcfg` on the running host."""
+    command = [str(Path(sys.executable).with_name("mailcfg")), "--db", lab.database_url]
+    done = subprocess.run(
+        [*command, *arguments], input=text, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def letter(sender: str, to: str, number: str, *, more: bytes = b"") -> bytes:
+    """A short message with a Message-ID of its own."""
+    head = f"From: {sender}\r\nTo: {to}\r\nSubject: About {number}\r\nMessage-ID: <{number}@t>\r\n"
+    date = f"Date: {datetime.now(UTC):%a, %d %b %Y %H:%M:%S +0000}\r\n"
+    return (head + date).encode() + more + b"\r\nSee you on Sunday.\r\n"
+
+
+def address(name: str) -> str:
+    return f"{name}@mail.example"
+
+
+class PlainImap(imaplib.IMAP4):
+    """IMAP without TLS, from an address that is not the host's own.
+
+    What comes from the address it goes to has crossed no line, and Dovecot takes it for secure.
+    """
+
+    def _create_socket(self, timeout: float | None) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout, (FOREIGN_ADDRESS, 0))
+
+
+def test_imap_takes_a_password_only_after_starttls(lab: Lab) -> None:
+    """Without TLS no login is offered and none taken; with it the same works."""
+    user = lab.users["there"]
+    with PlainImap(ADDRESS, lab.imap_port, timeout=60) as imap:
+        assert "LOGINDISABLED" in imap.capabilities
+        assert not [each for each in imap.capabilities if each.startswith("AUTH=")]
+        with pytest.raises(imaplib.IMAP4.error, match="PRIVACYREQUIRED"):
+            imap.login(user.address, user.password)
+        imap.starttls(lab.tls)
+        assert imap.login(user.address, user.password)[0] == "OK"
+
+
+def test_smtp_takes_a_password_only_after_starttls(lab: Lab) -> None:
+    """Submission offers and takes nothing before TLS; the port for other hosts no login at all."""
+    user = lab.users["there"]
+    secret = base64.b64encode(f"\0{user.address}\0{user.password}".encode()).decode()
+    with smtplib.SMTP(ADDRESS, lab.submission_port) as smtp:
+        smtp.ehlo()
+        assert not smtp.has_extn("auth")
+        assert smtp.docmd("AUTH", f"PLAIN {secret}")[0] == 530
+        assert smtp.mail(user.address)[0] == 530
+        smtp.starttls(context=lab.tls)
+        smtp.ehlo()
+        assert smtp.mail(user.address)[0] == 250
+        assert smtp.rcpt(address("there"))[0] == 554  # TLS alone is no login
+        smtp.rset()
+        assert smtp.docmd("AUTH", f"PLAIN {secret}")[0] == 235
+    with smtplib.SMTP(ADDRESS, lab.smtp_port) as smtp:
+        smtp.starttls(context=lab.tls)
+        smtp.ehlo()
+        assert not smtp.has_extn("auth")
+        assert smtp.docmd("AUTH", f"PLAIN {secret}")[0] == 503
+
+
+def test_the_certificate_is_checked_by_who_trusts_the_labs_authority(lab: Lab) -> None:
+    """A client that does not trust it, or wants another name, ends the connection."""
+    wanted = ssl.create_default_context(cafile=str(lab.ca_file))
+    for context, name in ((ssl.create_default_context(), ADDRESS), (wanted, "mail.example")):
+        with (
+            socket.create_connection((ADDRESS, lab.imaps_port)) as plain,
+            pytest.raises(ssl.SSLCertVerificationError),
+        ):
+            context.wrap_socket(plain, server_hostname=name)
+    with (
+        socket.create_connection((ADDRESS, lab.imaps_port)) as plain,
+        wanted.wrap_socket(plain, server_hostname="mx.mail.example") as secured,
+    ):
+        assert secured.version() in ("TLSv1.2", "TLSv1.3")
+        assert secured.recv(4) == b"* OK"
+
+
+def test_a_password_change_holds_at_the_next_login(lab: Lab) -> None:
+    """For reading and for sending; the old one is worth nothing from then on."""
+    user = lab.users["changes"]
+    lab.mailbox("changes").count()
+    lab.submit("changes", letter(user.address, FAR, "before"), [FAR])
+    new = "quite another one"
+    mailcfg(lab, "passwd", user.address, text=f"{new}\n")
+    with pytest.raises(LabError, match="AUTHENTICATIONFAILED"):
+        lab.mailbox("changes").count()
+    with pytest.raises(LabError, match="authentication failed"):
+        lab.submit("changes", letter(user.address, FAR, "old"), [FAR])
+    lab.users["changes"] = type(user)(user.address, new)
+    lab.mailbox("changes").count()
+    lab.submit("changes", letter(user.address, FAR, "after"), [FAR])
+
+
+def test_a_disabled_user_cannot_log_in_and_gets_no_new_mail(lab: Lab) -> None:
+    """5xx at RCPT by every address that leads to nobody else; a group goes on without them."""
+    user, raw = lab.users["away"], letter("x@example.org", "all@mail.example", "disabled")
+    lab.send(raw, ["away"])
+    kept = lab.mailbox("away").wait_for(message_id(raw))
+    mailcfg(lab, "disable", user.address)
+    try:
+        with pytest.raises(LabError, match="AUTHENTICATIONFAILED"):
+            lab.mailbox("away").count()
+        with pytest.raises(LabError, match="authentication failed"):
+            lab.submit("away", raw, [FAR])
+        for name in ("away", "AWAY", "away+shop", "gone", "gone+shop", "gone-again"):
+            with pytest.raises(LabError, match=r"550.*5\.2\.1.*disabled"):
+                lab.send(raw, [name])
+            with pytest.raises(LabError, match=r"550.*5\.2\.1.*disabled"):
+                lab.submit("there", raw, [name])
+        to_group = letter("x@example.org", address("some"), "to-group")
+        lab.send(to_group, ["some"])
+        lab.mailbox("there").wait_for(message_id(to_group))
+        lab.wait_queue_empty()
+        assert not [each for each in lab.departed() if each.sender == ""]  # no bounce
+    finally:
+        mailcfg(lab, "enable", user.address)
+    assert [each.uid for each in lab.mailbox("away").messages()] == [kept.uid]
+    lab.send(letter("x@example.org", address("gone"), "enabled"), ["gone-again"])
+    lab.mailbox("away").wait_for("<enabled@t>")
+
+
+def test_accounts_made_on_a_running_host_get_mail_at_once(lab: Lab) -> None:
+    """A new domain, user, alias and catch-all; nobody restarts anything."""
+    mailcfg(lab, "adddom", "bücher.example")
+    mailcfg(lab, "adduser", "anna@bücher.example", text="a good secret\n")
+    mailcfg(lab, "addalias", "info@bücher.example", "anna@bücher.example")
+    mailcfg(lab, "addalias", "@bücher.example", address("there"))
+    domain = "xn--bcher-kva.example"
+    raw = letter("x@example.org", f"info@{domain}", "new")
+    lab.send(raw, [f"info+x@{domain}"])
+    lab.users["anna"] = type(lab.users["there"])(f"anna@{domain}", "a good secret")
+    try:
+        assert lab.mailbox("anna").wait_for(message_id(raw)).folder == "INBOX"
+        direct = letter("x@example.org", f"anna@{domain}", "direct")
+        lab.send(direct, [f"anna@{domain}"])
+        lab.mailbox("anna").wait_for(message_id(direct))
+        stray = letter("x@example.org", f"whoever@{domain}", "stray")
+        lab.send(stray, [f"whoever@{domain}"])
+        lab.mailbox("there").wait_for(message_id(stray))
+        assert lab.mailbox("there").find(message_id(direct)) == []
+        assert lab.mailbox("anna").find(message_id(stray)) == []
+    finally:
+        del lab.users["anna"]
+    with pytest.raises(LabError, match=r"550.*5\.1\.1"):
+        lab.send(stray, ["whoever"])
+
+
+@pytest.mark.parametrize(
+    ("mail_from", "taken"),
+    [
+        ("sender@mail.example", True),
+        ("Sender@MAIL.example", True),
+        ("sender+shop@mail.example", True),
+        ("desk@mail.example", True),
+        ("", True),
+        ("other@mail.example", False),
+        ("others@mail.example", False),
+        ("nobody@mail.example", False),
+        ("sender@example.org", False),
+        ("sender@sub.mail.example", False),
+        ("' OR 1=1 --@mail.example", False),
+    ],
+)
+def test_a_sender_may_use_addresses_that_lead_to_them_and_no_other(
+    lab: Lab, mail_from: str, taken: bool
+) -> None:
+    """The account's own, with extension, and its aliases and groups; bounces have none."""
+    user = lab.users["sender"]
+    with smtplib.SMTP(ADDRESS, lab.submission_port) as smtp:
+        smtp.starttls(context=lab.tls)
+        smtp.login(user.address, user.password)
+        local, at, domain = mail_from.rpartition("@")
+        quoted = f'"{local}"{at}{domain}' if " " in local else mail_from
+        assert smtp.docmd(f"MAIL FROM:<{quoted}>")[0] == 250
+        code, text = smtp.rcpt(FAR)
+    assert code == (250 if taken else 553), text
+
+
+ELSEWHERE = (
+    "victim@far.example",
+    "victim%far.example@mail.example",
+    "far.example!victim@mail.example",
+    '"victim@far.example"@mail.example',
+    "@mail.example:victim@far.example",
+    "victim@far.example@mail.example",
+    "victim@[198.51.100.1]",
+)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ("--local-interface", "127.0.0.99"),
+        ("--xclient-addr", "203.0.113.7"),
+        ("--xclient-addr", "203.0.113.7", "--from", "there@mail.example"),
+    ],
+    ids=["loopback", "internet", "forged"],
+)
+def test_the_host_is_no_open_relay(lab: Lab, way: tuple[str, ...]) -> None:
+    """From foreign addresses mail is for this host's users only, however it is written."""
+    done = subprocess.run(
+        ["/usr/bin/swaks", "--server", f"{ADDRESS}:{lab.smtp_port}", "--from", "x@example.org",
+         "--helo", "client.example.org", "--to", ",".join(ELSEWHERE), *way],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 24, done.stdout + done.stderr  # no recipient was accepted
+    assert len(re.findall(r"^<\*\* 5\d\d ", done.stdout, re.MULTILINE)) == len(ELSEWHERE)
+    if way[0] == "--xclient-addr":
+        assert "NOQUEUE: reject: RCPT from unknown[203.0.113.7]" in lab.log("postfix")
+
+
+def test_one_address_that_reaches_three_users_gives_three_verdicts(
+    lab: Lab, box: LetterBox, taste: Callable[[str, LetterKind], None]
+) -> None:
+    """Each by the statistics of their own account; the group has none."""
+    taste("dislikes", LetterKind.NEWSLETTER)
+    taste("likes", LetterKind.PERSONAL)
+    raw = box.newsletter([address("trio")]).raw
+    lab.send(raw, ["trio"])
+    found = {
+        name: lab.mailbox(name).wait_for(message_id(raw))
+        for name in ("dislikes", "likes", "untrained")
+    }
+    assert {name: copy.folder for name, copy in found.items()} == {
+        "dislikes": "Junk",
+        "likes": "INBOX",
+        "untrained": "INBOX",
+    }
+    assert status(found["untrained"].raw).endswith("bayes=none (no opinion)")
+    assert len({status(copy.raw) for copy in found.values()}) == 3
+    users = lab.redis("--scan", "--pattern", "RS*@*").split()
+    assert not [key for key in users if "trio" in key]
+
+
+def test_what_comes_by_an_alias_of_an_alias_teaches_the_account(lab: Lab, box: LetterBox) -> None:
+    """Redis and the ledger know the user alone, by the address of the account."""
+    raw = box.newsletter([address("nested")]).raw
+    lab.send(raw, ["nested+shop"])
+    mailbox = lab.mailbox("mover")
+    copy = mailbox.wait_for(message_id(raw))
+    mailbox.move([copy.uid], copy.folder, "Junk")
+    lab.wait("learned", lambda: lab.learns("mover") == (1, 0))
+    keys = lab.redis("--scan", "--pattern", "RS*").split()
+    assert not [key for key in keys if "nested" in key or "moved" in key]
+
+
+def verified(lab: Lab, raw: bytes) -> bool:
+    """What a foreign verifier says of a message, who has only the DNS record."""
+    record = lab.dkim_record
+
+    def txt(name: bytes | str, **_options: object) -> bytes | None:
+        asked = name.decode() if isinstance(name, bytes) else name
+        return record.text.encode() if asked.rstrip(".") == record.name else None
+
+    return bool(dkim.DKIM(raw).verify(dnsfunc=txt))
+
+
+def departed(lab: Lab, marker: str) -> bytes:
+    """The one message with this text that left the host."""
+    lab.wait_queue_empty()
+    (raw,) = [each.raw for each in lab.departed() if marker.encode() in each.raw]
+    return raw
+
+
+BODIES = {
+    "plain": b"See you.\r\n",
+    "8-bit": "Grüße aus Köln.\r\n".encode(),
+    "dots": b".\r\n..\r\nFrom here on\r\n \t\r\nx  \r\n\r\n\r\n",
+    "empty": b"",
+    "long": b"word " * 180 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_mail_that_leaves_is_signed_and_carries_nothing_of_ours(lab: Lab, body: str) -> None:
+    """A foreign verifier believes the signature; a user here gets the same message scored."""
+    header = (
+        f"From: Ann <{address('signs')}>\r\nTo: {FAR}, {address('other')}\r\nSubject: {body} out\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\nMIME-Version: 1.0\r\n"
+        "X-Mailhooks-Score: v=1; s=-99\r\nX-Marker: out-" + body + "\r\n\r\n"
+    )
+    # Without Message-ID and Date: the host adds them before it signs.
+    lab.submit("signs", header.encode() + BODIES[body], [FAR, "other"])
+    raw = departed(lab, f"out-{body}\r\n")
+    found = read_header(raw)
+    assert [len(found.values(name)) for name in ("message-id", "date", "dkim-signature")] == [1] * 3
+    assert b"x-mailhooks" not in raw.lower()
+    assert verified(lab, raw)
+    assert not verified(lab, raw.replace(b" out\r\n", b" in\r\n"))
+    signature = found.values("dkim-signature")[0].decode()
+    selector = re.findall(r"s=(\d{6});", signature)
+    assert selector == [lab.dkim_record.name.partition(".")[0]]
+    assert selector[0][4:] in {f"{month:02}" for month in range(1, 13)}
+    assert "d=mail.example;" in signature
+
+    copy = lab.mailbox("other").wait_for(message_id(raw))
+    assert re.search(r"milter=-?[\d.]+ ", status(copy.raw)), status(copy.raw)
+    assert len(read_header(copy.raw).values("x-mailhooks-score")) == 1
+    assert verified(lab, copy.raw)
+
+
+def test_only_ones_own_domain_is_signed_for(lab: Lab) -> None:
+    """Neither a stranger's From nor mail from outside gets a signature of this host's."""
+    user = lab.users["signs"].address
+    lab.submit("signs", letter("boss@example.org", FAR, "not-own"), [FAR], sender=user)
+    assert not read_header(departed(lab, "<not-own@t>")).values("dkim-signature")
+    raw = letter(user, address("other"), "from-outside")
+    subprocess.run(
+        ["/usr/bin/swaks", "--server", f"{ADDRESS}:{lab.smtp_port}", "--from", user, "--to",
+         address("other"), "--xclient-addr", "203.0.113.7", "--data", "-", "--silent", "3"],
+        input=raw,
+        check=True,
+    )  # fmt: skip
+    copy = lab.mailbox("other").wait_for("<from-outside@t>")
+    assert not read_header(copy.raw).values("dkim-signature")
+
+
+def test_forwarded_mail_carries_nothing_of_ours(lab: Lab) -> None:
+    """An alias that leads here and elsewhere: scored here, and elsewhere as it came."""
+    raw = letter("x@example.org", address("elsewhere"), "forwarded")
+    lab.send(raw, ["elsewhere"])
+    copy = lab.mailbox("forwards").wait_for("<forwarded@t>")
+    assert read_header(copy.raw).values("x-mailhooks-score")
+    left = departed(lab, "<forwarded@t>")
+    assert b"x-mailhooks" not in left.lower()
+    assert left.endswith(raw)
+
+
+def test_a_users_own_script_runs_after_ours(lab: Lab) -> None:
+    """It sees the verdict that ours wrote, and its redirect leaves through the milters."""
+    script = (
+        'require ["fileinto", "mailbox", "copy"];\n'
+        f'redirect :copy "{FAR}";\n'
+        'if header :matches "X-Spam-Status" "No, score=*" { fileinto :create "Judged"; }\n'
+    )
+    doveadm = ["doveadm", "-c", str(lab.root / "dovecot/dovecot.conf")]
+    subprocess.run(
+        [*doveadm, "sieve", "put", "-u", address("sieves"), "-a", "mine"],
+        input=script.encode(),
+        check=True,
+    )
+    lab.send(letter("x@example.org", address("sieves"), "sieved"), ["sieves"])
+    mailbox = lab.mailbox("sieves")
+    lab.wait_queue_empty()
+    assert [b"<sieved@t>" in each.raw for each in mailbox.messages("Judged")] == [True]
+    assert mailbox.messages("INBOX") == []
+    assert b"x-mailhooks" not in departed(lab, "<sieved@t>").lower()
