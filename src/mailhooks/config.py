@@ -232,11 +232,10 @@ class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[accounts]``: who has an account on this host.
+    """``[accounts]``: the host's domains, users and aliases.
 
     Attributes:
-        database: SQLAlchemy URL of the database that ``mailcfg`` keeps; empty to
-            ask Dovecot.
+        database: URL of the SQL database that ``mailcfg`` keeps; empty for none.
     """
 
     database: str = ""
@@ -418,6 +417,14 @@ def _redis_url(value: str) -> str | None:
     return f"must start with redis://, rediss:// or unix:///, not {value!r}"
 
 
+def _database_url(value: str) -> str | None:
+    kinds = "sqlite:///", "postgresql://", "mariadb://", "mysql://"
+    if not value or value.startswith(kinds):
+        return None
+    # Not repeated: it may hold a password.
+    return "must be sqlite:////path, postgresql://..., mariadb://... or empty"
+
+
 def _not_empty(value: str | tuple[str, ...]) -> str | None:
     return None if value and all(value) else "must not be empty"
 
@@ -483,6 +490,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.url": _redis_url,
     "redis.key_prefix": _not_empty,
     "redis.min_learns": _not_negative,
+    "accounts.database": _database_url,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,
     "mailboxes.junk": _mailbox_names,

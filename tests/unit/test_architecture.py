@@ -16,7 +16,7 @@ RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
     {"score", "source", "setup"},
-    {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
+    {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics", "accounts"},
     {"teacher"},
     {"account", "batch"},
     {"daemon", "milter"},
@@ -78,7 +78,8 @@ def test_pymilter_is_confined_to_the_milter() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rspamd", "dovecot", "daemon", "milter", "lab", "doctor", "setup", "cli"]
+    "module",
+    ["accounts", "rspamd", "dovecot", "daemon", "milter", "lab", "doctor", "setup", "cli"],
 )
 def test_public_names_are_importable_from_their_package(module: str) -> None:
     """What a package offers is what it lists."""
