@@ -49,8 +49,14 @@ ALIASES: dict[str, str | list[str]] = {
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """One host for all of them; tests may claim to come from any address of the Internet."""
-    extra = "smtpd_authorized_xclient_hosts = 127.0.0.0/8"
-    with Lab(NAMES, aliases=ALIASES, extra_postfix=extra) as host:
+    with Lab(
+        NAMES,
+        aliases=ALIASES,
+        extra_postfix="smtpd_authorized_xclient_hosts = 127.0.0.0/8",
+        # Who fails to log in need not wait.
+        extra_dovecot="auth_failure_delay = 0\n"
+        "service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n",
+    ) as host:
         yield host
 
 

@@ -25,6 +25,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from argon2 import PasswordHasher
+
+from mailhooks.accounts import Accounts, hash_password
 from mailhooks.config import MailboxSettings
 from mailhooks.errors import LabError
 from mailhooks.keys import KeyRing, format_keys, new_key
@@ -321,7 +324,7 @@ class Lab:
             ("rspamd-data", "_rspamd", 0o750),
             ("queue", "root", 0o755),
             ("postfix-data", "postfix", 0o700),
-            ("accounts", "root", 0o755),
+            ("accounts", "root", 0o750),
             ("tls", "root", 0o755),
             ("dkim", "_rspamd", 0o700),
             (elsewhere.NAME, "postfix", 0o700),
@@ -333,6 +336,8 @@ class Lab:
                 os.chown(folder, int(owner), int(owner))
             else:
                 shutil.chown(folder, owner, owner)
+        # Postfix reads the accounts, and Dovecot does so as root; nobody else may.
+        shutil.chown(self.root / "accounts", "root", "postfix")
         smtp, submission, imap, imaps, scan, learn, milter, redis, dns, away = free_ports(10)
         self.smtp_port, self.submission_port, self.redis_port = smtp, submission, redis
         self.imap_port, self.imaps_port = imap, imaps
@@ -377,27 +382,16 @@ class Lab:
     def _make_accounts(self) -> None:
         path = self.root / "accounts/accounts.sqlite"
         self.database_url = f"sqlite:///{path}"
-        import sqlite3
-
-        with contextlib.closing(sqlite3.connect(path)) as base:
-            base.executescript("""
-CREATE TABLE domain(id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);
-CREATE TABLE mailuser(id INTEGER PRIMARY KEY, address TEXT UNIQUE NOT NULL,
- domain_id INTEGER REFERENCES domain, password TEXT NOT NULL, enabled INTEGER NOT NULL DEFAULT 1);
-CREATE TABLE alias(id INTEGER PRIMARY KEY, source TEXT NOT NULL, destination TEXT NOT NULL,
- UNIQUE(source, destination));""")
-            base.execute("INSERT INTO domain(name) VALUES (?)", (DOMAIN,))
-            base.executemany(
-                "INSERT INTO mailuser(address, domain_id, password) VALUES (?, 1, ?)",
-                [(user.address, "{PLAIN}" + user.password) for user in self.users.values()],
-            )
-            base.executemany(
-                "INSERT INTO alias(source, destination) VALUES (?, ?)",
-                [(alias, to) for alias, all_to in self.aliases.items() for to in all_to],
-            )
-            base.commit()
-        path.chmod(0o640)
-        shutil.chown(path, "root", "postfix")
+        # Random passwords need no costly hashes, which every login would pay for.
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        with Accounts(self.database_url) as accounts:
+            accounts.migrate()
+            accounts.add_domain(DOMAIN)
+            for user in self.users.values():
+                accounts.add_user(user.address, hash_password(user.password, hasher))
+            for alias, destinations in self.aliases.items():
+                for destination in destinations:
+                    accounts.add_alias(alias, destination)
 
     def _write_short_tld_list(self, target: Path) -> None:
         """The country and classic top-level domains of Rspamd's own list.
