@@ -18,7 +18,7 @@ RANKS = (
     {"score", "source", "setup"},
     {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics", "accounts"},
     {"teacher"},
-    {"account", "batch"},
+    {"account", "batch", "directory"},
     {"daemon", "milter"},
     {"lab", "doctor"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from contextlib import suppress
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mailhooks.cli import common
-from mailhooks.errors import SpoolError
+from mailhooks.directory import known_users
+from mailhooks.errors import AccountsError, DoveadmError, SpoolError
 from mailhooks.ledger import WEEK_S, Counts
 from mailhooks.spool import Spool
 
 if TYPE_CHECKING:
+    from mailhooks.config import Settings
     from mailhooks.statistics import Learned, Statistics
 
 _SHARED_CACHE = (
@@ -37,11 +40,12 @@ _SHARED_CACHE = (
 def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) -> None:
     """Show what users have taught, and whether Rspamd uses it yet.
 
+    Those who have taught nothing are shown too, if [accounts] database or Dovecot lists them.
     Rspamd's Bayes says nothing before it has learned redis.min_learns messages of each class:
     until then a user is told how many are missing. A correction is a message that was taught as
     the opposite before.
     """
-    from mailhooks.statistics import Statistics
+    from mailhooks.statistics import Learned, Statistics
 
     settings = common.loaded(ctx)
     since = time.time() - weeks * WEEK_S
@@ -54,10 +58,14 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
     ):
         counts = ledger.counts(name, since=since)
-        names = [name] if name else sorted({*counts, *statistics.users(), *waiting})
+        taught = {name} if name else set(statistics.users())
+        names = [name] if name else sorted({*counts, *taught, *waiting, *_listed(settings)})
         rows = [
             {"user": each}
-            | _state(statistics.learned(each), settings.redis.min_learns)
+            | _state(
+                statistics.learned(each) if each in taught else Learned(0, 0),
+                settings.redis.min_learns,
+            )
             | _history(counts.get(each, Counts()), weeks)
             | {"waiting": waiting[each]}
             for each in names
@@ -70,6 +78,16 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         _print_all(rows)
     else:
         click.echo("Nobody has taught anything yet.")
+
+
+def _listed(settings: Settings) -> set[str]:
+    """Every user of this host, as Rspamd spells them; nobody if they cannot be listed."""
+    try:
+        users = asyncio.run(known_users(settings.accounts, settings.doveadm))
+    except (AccountsError, DoveadmError) as error:
+        click.echo(f"not shown: who has taught nothing, since {error}", err=True)
+        return set()
+    return {user.lower() for user in users}
 
 
 def _state(learned: Learned, min_learns: int) -> dict[str, Any]:
