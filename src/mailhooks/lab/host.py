@@ -245,7 +245,12 @@ class Lab:
 
     def departed(self) -> list[elsewhere.DepartedMessage]:
         """What has left the host, as a foreign server got it."""
-        return elsewhere.departed(self.root / elsewhere.NAME)
+        return elsewhere.departed(self.departed_dir)
+
+    @property
+    def departed_dir(self) -> Path:
+        """The folder with the files of what has left the host."""
+        return self.root / elsewhere.NAME
 
     @contextlib.contextmanager
     def _smtp(self, port: int, source: str) -> Iterator[smtplib.SMTP]:
@@ -547,7 +552,7 @@ class Lab:
                 log / "dovecot.log",
             ),
             elsewhere.foreign_server(
-                ADDRESS, away, root / elsewhere.NAME, log / f"{elsewhere.NAME}.log"
+                ADDRESS, away, self.departed_dir, log / f"{elsewhere.NAME}.log"
             ),
             Server(
                 "postfix",
