@@ -8,7 +8,8 @@
 #   make lint          ruff and mypy
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
 #   make storm         two users move 1,000 messages each while a part is killed 50 times
-#   make packages      only install the Debian packages that are missing
+#   make packages      only install the Debian packages that are missing; test-packages: those
+#                      that only tests need, too
 #   make clean         remove .venv and build
 #
 # Everything is kept in this folder and in temporary folders; Debian packages are
@@ -18,14 +19,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The servers, and what pymilter is compiled with.
-PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-server redis-tools \
+PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
+	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
+# What only tests need.
+TEST_PACKAGES := swaks
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm packages clean
+.PHONY: help demo test lint unit integration e2e storm packages test-packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -37,7 +41,7 @@ endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
-test: lint
+test: test-packages lint
 	$(SUDO) $(BIN)/python -m pytest
 
 lint: packages $(VENV)/.wheel $(VENV)/.dev
@@ -45,7 +49,7 @@ lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit integration e2e: packages $(VENV)/.wheel $(VENV)/.dev
+unit integration e2e: test-packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) $(BIN)/python -m pytest tests/$@
 
 storm: packages $(VENV)/.wheel $(VENV)/.dev
@@ -54,11 +58,18 @@ storm: packages $(VENV)/.wheel $(VENV)/.dev
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
 packages:
-	@missing=; for package in $(PACKAGES); do \
-	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
-	        || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
+	@$(call install_missing,$(PACKAGES))
+
+test-packages: packages
+	@$(call install_missing,$(TEST_PACKAGES))
+
+define install_missing
+missing=; for package in $(1); do \
+    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+        || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
+endef
 
 $(BIN)/python: | packages
 	$(PYTHON) -m venv $(VENV)

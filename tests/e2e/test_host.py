@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import imaplib
+import json
 import re
 import smtplib
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dkim
 import pytest
@@ -26,12 +29,14 @@ from mailhooks.lab.letters import LetterKind
 from mailhooks.message import read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from mailhooks.lab.letters import LetterBox
 
 FAR = "friend@far.example"
 NAMES = (
-    ["dislikes", "likes", "untrained", "mover"]
-    + ["changes", "away", "there", "sender", "other", "signs", "sieves", "forwards"]
+    *("dislikes", "likes", "untrained", "mover", "changes", "away"),
+    *("there", "sender", "other", "signs", "sieves", "forwards"),
 )
 ALIASES: dict[str, str | list[str]] = {
     "trio": ["dislikes", "likes", "untrained"],
@@ -211,6 +216,22 @@ def test_accounts_made_on_a_running_host_get_mail_at_once(lab: Lab) -> None:
         lab.send(stray, ["whoever"])
 
 
+def test_a_change_of_accounts_holds_mail_up_and_refuses_none(lab: Lab) -> None:
+    """A look-up that finds the database locked is repeated until it is not."""
+    raw = letter("x@example.org", address("there"), "meanwhile")
+    base = sqlite3.connect(lab.database_url.removeprefix("sqlite:///"), isolation_level=None)
+    with contextlib.closing(base), ThreadPoolExecutor(1) as pool:
+        base.execute("BEGIN EXCLUSIVE")
+        sent = pool.submit(lab.send, raw, ["there"])
+        try:
+            lab.wait("it is noticed", lambda: "database is locked" in lab.log("postfix"))
+            assert not sent.done()
+        finally:
+            base.execute("ROLLBACK")
+        sent.result()
+    assert lab.mailbox("there").wait_for("<meanwhile@t>").folder == "INBOX"
+
+
 @pytest.mark.parametrize(
     ("mail_from", "taken"),
     [
@@ -343,7 +364,8 @@ BODIES = {
 def test_mail_that_leaves_is_signed_and_carries_nothing_of_ours(lab: Lab, body: str) -> None:
     """A foreign verifier believes the signature; a user here gets the same message scored."""
     header = (
-        f"From: Ann <{address('signs')}>\r\nTo: {FAR}, {address('other')}\r\nSubject: {body} out\r\n"
+        f"From: Ann <{address('signs')}>\r\nTo: {FAR}, {address('other')}\r\n"
+        f"Subject: {body} out\r\n"
         "Content-Type: text/plain; charset=utf-8\r\nMIME-Version: 1.0\r\n"
         "X-Mailhooks-Score: v=1; s=-99\r\nX-Marker: out-" + body + "\r\n\r\n"
     )
@@ -392,6 +414,83 @@ def test_forwarded_mail_carries_nothing_of_ours(lab: Lab) -> None:
     left = departed(lab, "<forwarded@t>")
     assert b"x-mailhooks" not in left.lower()
     assert left.endswith(raw)
+
+
+def test_users_are_known_from_the_database_and_else_from_dovecot(lab: Lab, tmp_path: Path) -> None:
+    """Both name the same, disabled ones too, to whoever asks."""
+    mailcfg(lab, "disable", address("untrained"))
+    config = lab.root / "mailhooks/mailhooks.toml"
+    without = tmp_path / "mailhooks.toml"
+    text = config.read_text(encoding="utf-8")
+    without.write_text(text.replace(f'database = "{lab.database_url}"\n', ""), encoding="utf-8")
+    assert lab.database_url not in without.read_text(encoding="utf-8")
+    expected = {user.address for user in lab.users.values()}
+    for path, source in ((config, "[accounts] database"), (without, "doveadm user '*'")):
+
+        def answer(*arguments: str, path: Path = path) -> Any:
+            command = [sys.executable, "-m", "mailhooks", "--config", str(path), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert not done.stderr
+            return json.loads(done.stdout)
+
+        assert expected <= {row["user"] for row in answer("stats", "--json")}
+        found = {each["name"]: each for each in answer("doctor", "--json")}["users"]
+        assert found["level"] == "ok"
+        assert source in found["text"]
+    # With the database: tests/e2e/test_by_hand.py.
+    assert expected <= answer("retrain", "--all", "--dry-run", "--json")["users"].keys()
+    mailcfg(lab, "enable", address("untrained"))
+
+
+def postmap(lab: Lab, table: str, key: str) -> list[str]:
+    """What Postfix finds in one of the tables."""
+    done = subprocess.run(
+        ["/usr/sbin/postmap", "-c", str(lab.root / "postfix"), "-q", key,
+         f"sqlite:{lab.root}/postfix/accounts-{table}.cf"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert not done.stderr
+    return sorted(done.stdout.strip().split(",")) if done.stdout.strip() else []
+
+
+def test_what_postfix_finds_in_the_database(lab: Lab) -> None:
+    """Aliases lead to accounts at once, loops end, and no key is taken for SQL."""
+    path = lab.database_url.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path)) as base, base:
+        base.executemany(  # loops, which mailcfg refuses to make
+            "INSERT INTO alias(source, destination) VALUES (?, ?)",
+            [(address(a), address(b)) for a, b in
+             (("loop", "pool"), ("pool", "loop"), ("keeps", "keeps"), ("keeps", "there"))],
+        )  # fmt: skip
+    for table, key, found in (
+        ("domains", "mail.example", ["mail.example"]),
+        ("domains", "example", []),
+        ("mailboxes", "there", ["there"]),
+        ("mailboxes", "nobody", []),
+        ("aliases", "there", ["there"]),
+        ("aliases", "nobody", []),
+        ("aliases", "nested", ["mover"]),
+        ("aliases", "trio", ["dislikes", "likes", "untrained"]),
+        ("aliases", "loop", []),
+        ("aliases", "keeps", ["keeps", "there"]),
+        ("senders", "there", ["there"]),
+        ("senders", "there+x", ["there"]),
+        ("senders", "desk", ["other", "sender"]),
+        ("senders", "keeps", ["there"]),
+        ("senders", "loop", []),
+        ("senders", "elsewhere", ["forwards"]),
+        ("disabled", "there", []),
+        ("disabled", "loop", []),
+        ("disabled", "nobody", []),
+    ):
+        expected = found if table == "domains" else [address(each) for each in found]
+        asked = key if table == "domains" else address(key)
+        assert postmap(lab, table, asked) == expected, (table, key)
+    for key in ("' OR '1'='1@mail.example", "x' UNION SELECT password FROM mailuser --@a", "%s@%d"):
+        for table in ("domains", "mailboxes", "aliases", "senders", "disabled"):
+            assert postmap(lab, table, key) == []
 
 
 def test_a_users_own_script_runs_after_ours(lab: Lab) -> None:

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 user_option = click.option(
     "--user", "-u", type=common.user_name, metavar="USER", help="Whose account is read."
 )
-all_option = click.option("--all", "everybody", is_flag=True, help="Every user of this host: of [accounts] database, or else those Dovecot lists.")
+all_option = click.option(
+    "--all",
+    "everybody",
+    is_flag=True,
+    help="Every user of this host: of [accounts] database, or else those Dovecot lists.",
+)
 since_option = click.option(
     "--since",
     type=common.moment,

@@ -293,7 +293,9 @@ class Lab:
         Args:
             name: local part, or a whole user name.
         """
-        spam, ham = self.redis("HMGET", f"RS{whole(name)}", "learns_spam", "learns_ham").split("\n")[:2]
+        spam, ham = self.redis("HMGET", f"RS{whole(name)}", "learns_spam", "learns_ham").split(
+            "\n"
+        )[:2]
         return int(spam or 0), int(ham or 0)
 
     def waiting_samples(self) -> int:
@@ -408,9 +410,7 @@ class Lab:
         short = [n for n in names if n.isascii() and n.isalpha() and (len(n) < 4 or n in LONG_TLDS)]  # noqa: PLR2004
         target.write_text("\n".join(short) + "\n", encoding="utf-8")
 
-    def _values(
-        self, *, scan: int, learn: int, milter: int, dns: int, away: int
-    ) -> dict[str, Any]:
+    def _values(self, *, scan: int, learn: int, milter: int, dns: int, away: int) -> dict[str, Any]:
         root = self.root
         return {
             "host": {
