@@ -389,20 +389,32 @@ def test_mail_that_leaves_is_signed_and_carries_nothing_of_ours(lab: Lab, body: 
     assert verified(lab, copy.raw)
 
 
-def test_only_ones_own_domain_is_signed_for(lab: Lab) -> None:
-    """Neither a stranger's From nor mail from outside gets a signature of this host's."""
+def test_only_mail_of_this_host_is_signed(lab: Lab) -> None:
+    """Not a stranger's From, not mail without a sender, not mail from outside, near or far."""
     user = lab.users["signs"].address
-    lab.submit("signs", letter("boss@example.org", FAR, "not-own"), [FAR], sender=user)
-    assert not read_header(departed(lab, "<not-own@t>")).values("dkim-signature")
-    raw = letter(user, address("other"), "from-outside")
-    subprocess.run(
-        ["/usr/bin/swaks", "--server", f"{ADDRESS}:{lab.smtp_port}", "--from", user, "--to",
-         address("other"), "--xclient-addr", "203.0.113.7", "--data", "-", "--silent", "3"],
-        input=raw,
-        check=True,
-    )  # fmt: skip
-    copy = lab.mailbox("other").wait_for("<from-outside@t>")
-    assert not read_header(copy.raw).values("dkim-signature")
+    for number, (sender, header_from, signed) in enumerate(
+        [(user, user, 1), (user, "boss@example.org", 0), ("", user, 0)]
+    ):
+        raw = letter(header_from, FAR, f"submitted-{number}")
+        lab.submit("signs", raw, [FAR], sender=sender)
+        found = read_header(departed(lab, f"<submitted-{number}@t>"))
+        assert len(found.values("dkim-signature")) == signed, (sender, header_from)
+    for number, (way, signed) in enumerate(
+        [
+            (("--local-interface", ADDRESS), 1),
+            (("--local-interface", "127.0.0.99"), 0),
+            (("--xclient-addr", "203.0.113.7"), 0),
+        ]
+    ):
+        raw = letter(user, address("other"), f"brought-{number}")
+        subprocess.run(
+            ["/usr/bin/swaks", "--server", f"{ADDRESS}:{lab.smtp_port}", "--from", user, "--to",
+             address("other"), "--data", "-", "--silent", "3", *way],
+            input=raw,
+            check=True,
+        )  # fmt: skip
+        copy = lab.mailbox("other").wait_for(f"<brought-{number}@t>")
+        assert len(read_header(copy.raw).values("dkim-signature")) == signed, way
 
 
 def test_forwarded_mail_carries_nothing_of_ours(lab: Lab) -> None:
