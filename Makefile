@@ -20,6 +20,8 @@ BIN := $(VENV)/bin
 # The servers, and what pymilter is compiled with.
 PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-server redis-tools \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
+# The databases that only tests start.
+TEST_PACKAGES := postgresql mariadb-server
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
@@ -36,6 +38,9 @@ DEMO_MAIL := --mail "$(MAIL)"
 endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
+
+# Prerequisites inherit this: `packages` installs more for these two than for the demo.
+test integration: PACKAGES += $(TEST_PACKAGES)
 
 test: lint
 	$(SUDO) $(BIN)/python -m pytest

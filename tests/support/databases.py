@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from mailhooks.accounts.database import DRIVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 BACKENDS = ("sqlite", "postgresql", "mariadb")
 
@@ -63,27 +63,25 @@ def postgresql() -> Iterator[Server]:
         Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name)
     )
     with _folder("postgres") as folder:
-        _run(
-            [
-                programs / "initdb",
-                "-D",
-                folder / "data",
-                "-A",
-                "trust",
-                "-U",
-                "mailcfg",
-                "-E",
-                "UTF8",
-            ]
-            + ["--no-sync", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"],
-            folder,
-            "postgres",
-        )
+        options = ["-A", "trust", "-U", "mailcfg", "-E", "UTF8", "--no-sync"]
+        options += ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"]
+        with _process(
+            [programs / "initdb", "-D", folder / "data", *options], folder, "postgres"
+        ) as process:
+            _finished(process, folder)
         settings = [word for setting in _POSTGRESQL_SETTINGS for word in ("-c", setting)]
-        command = [programs / "postgres", "-D", folder / "data", "-k", folder, *settings]
+        command: list[str | Path] = [
+            programs / "postgres",
+            "-D",
+            folder / "data",
+            "-k",
+            folder,
+            *settings,
+        ]
         server = Server(f"postgresql://mailcfg@/{{database}}?host={folder}", "postgres")
-        # SIGQUIT: at once, since nobody wants the data.
-        with _process(command, folder, "postgres", signal.SIGQUIT):
+        # SIGQUIT, PostgreSQL's "immediate shutdown", gives its shared memory back.
+        with _process(command, folder, "postgres", signal.SIGQUIT) as process:
+            _ready(process, folder)
             yield server
 
 
@@ -92,18 +90,18 @@ def mariadb() -> Iterator[Server]:
     """A MariaDB with its defaults."""
     with _folder("mysql") as folder:
         data = f"--datadir={folder}/data"
-        _run(
-            ["mariadb-install-db", "--no-defaults", data, "--skip-test-db"]
-            + ["--auth-root-authentication-method=normal", "--skip-name-resolve"],
-            folder,
-            "mysql",
-        )
+        options = ["--skip-test-db", "--auth-root-authentication-method=normal"]
+        options += ["--skip-name-resolve"]
+        command = ["mariadb-install-db", "--no-defaults", data, *options]
+        with _process(command, folder, "mysql") as process:
+            _finished(process, folder)
         socket = folder / "socket"
         command = ["/usr/sbin/mariadbd", "--no-defaults", data, f"--socket={socket}"]
         command += ["--skip-networking", f"--pid-file={folder}/pid", f"--tmpdir={folder}"]
         command += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]
         server = Server(f"mariadb://root@localhost/{{database}}?unix_socket={socket}", "mysql")
-        with _process(command, folder, "mysql", signal.SIGKILL):
+        with _process(command, folder, "mysql") as process:
+            _ready(process, folder)
             yield server
 
 
@@ -120,50 +118,53 @@ def _folder(account: str) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _as(account: str) -> dict[str, str]:
-    return {"user": account, "group": account} if os.geteuid() == 0 else {}
-
-
-def _run(command: list[object], folder: Path, account: str) -> None:
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=folder,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        extra_groups=[] if os.geteuid() == 0 else None,
-        **_as(account),
-    )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")
-
-
 @contextmanager
 def _process(
-    command: list[object], folder: Path, account: str, stop: signal.Signals
-) -> Iterator[None]:
-    log = folder / "log"
-    with ExitStack() as stack:
+    command: Sequence[str | Path],
+    folder: Path,
+    account: str,
+    stop: signal.Signals = signal.SIGKILL,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program as an unprivileged user, its output in ``log``; gone at the end.
+
+    Nobody wants the data, so it is stopped at once.
+    """
+    is_root = os.geteuid() == 0
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            list(map(str, command)),
+            command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=stack.enter_context(log.open("wb")),
-            stderr=subprocess.STDOUT,
-            extra_groups=[] if os.geteuid() == 0 else None,
-            **_as(account),
+            stdout=log,
+            stderr=log,
+            user=account if is_root else None,
+            group=account if is_root else None,
+            extra_groups=[] if is_root else None,
         )
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT_S
-            # Not by trying to connect: PyMySQL forgets to close a socket it could not use.
-            while not re.search(rb"ready (for|to accept) connections", log.read_bytes()):
-                gone = process.poll() is not None or time.monotonic() > deadline
-                assert not gone, log.read_text(errors="replace")[-4000:]
-                time.sleep(_POLL_S)
-            yield
-        finally:
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
             process.send_signal(stop)
-            try:
-                process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _finished(process: subprocess.Popen[bytes], folder: Path) -> None:
+    assert process.wait(_START_TIMEOUT_S) == 0, _log(folder)
+
+
+def _ready(process: subprocess.Popen[bytes], folder: Path) -> None:
+    # Not by trying to connect: PyMySQL forgets to close a socket it could not use.
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not re.search("ready (for|to accept) connections", _log(folder)):
+        assert process.poll() is None, _log(folder)
+        assert time.monotonic() < deadline, _log(folder)
+        time.sleep(_POLL_S)
+
+
+def _log(folder: Path) -> str:
+    return (folder / "log").read_text(encoding="utf-8", errors="replace")[-4000:]

@@ -121,7 +121,7 @@ def test_an_address_has_one_spelling(typed: str, stored: str) -> None:
     ],
 )
 def test_what_is_no_address_or_looks_like_another_is_refused(typed: str) -> None:
-    with pytest.raises(AccountsError, match="is no (address|domain)"):
+    with pytest.raises(AccountsError, match=r"is no (address|domain)"):
         address.address(typed)
 
 

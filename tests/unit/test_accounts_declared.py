@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HASH = "{BLF-CRYPT}$2y$05$" + "a" * 53
+BASE = "admin: a@b.example\ndomains: [a.example]\n"
 YAML = f"""
 admin: ann@example.org
 domains:
@@ -75,39 +76,34 @@ def test_each_domain_gets_the_system_aliases_to_its_admin_unless_the_name_is_tak
         ("admin: a@b.example\ndomains: [no dot]", r"domains\[0\]: 'no dot'|no dot is no domain"),
         ("admin: a@b.example\ndomains: [1]", r"domains\[\.*0?\]"),
         (
-            "admin: a@b.example\ndomains: [a.example]\nusers: [x@b.example]",
+            BASE + "users: [x@b.example]",
             r"users\[0\]: b.example is not among the domains",
         ),
         (
-            "admin: a@b.example\ndomains: [a.example]\nusers: [x@a.example, X@a.example]",
+            BASE + "users: [x@a.example, X@a.example]",
             r"users\[1\]: x@a.example is there twice",
         ),
         (
-            "admin: a@b.example\ndomains: [a.example]\n"
-            "users: [{address: x@a.example, password: hello}]",
+            BASE + "users: [{address: x@a.example, password: hello}]",
             "unknown field `password`",
         ),
         (
-            "admin: a@b.example\ndomains: [a.example]\n"
-            "users: [{address: x@a.example, password_hash: hello}]",
+            BASE + "users: [{address: x@a.example, password_hash: hello}]",
             r"users\[0\].password_hash: a password hash is",
         ),
         (
-            "admin: a@b.example\ndomains: [a.example]\naliases: {x@a.example: a@b.example,"
-            " x@a.example: c@b.example}",
+            BASE + "aliases: {x@a.example: a@b.example, x@a.example: c@b.example}",
             "'x@a.example' is there twice",
         ),
         (
-            "admin: a@b.example\ndomains: [a.example]\naliases: {x@a.example: a@b.example,"
-            " X@a.example: c@b.example}",
+            BASE + "aliases: {x@a.example: a@b.example, X@a.example: c@b.example}",
             r"aliases\[X@a.example\]: x@a.example is there twice",
         ),
         (
-            "admin: a@b.example\ndomains: [a.example]\n"
-            "aliases: {x@a.example: [c@b.example, C@b.example]}",
+            BASE + "aliases: {x@a.example: [c@b.example, C@b.example]}",
             "c@b.example is there twice",
         ),
-        ("admin: a@b.example\ndomains: [a.example]\naliases: {x@a.example: []}", "leads nowhere"),
+        (BASE + "aliases: {x@a.example: []}", "leads nowhere"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_the_place(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DATABASE_VARIABLE = "MAILCFG_DB"
 
+_MESSAGE_CHARS = 500
+
 _C = TypeVar("_C", bound="Callable[..., Any]")
 
 _SEEN_BY_ALL = (
@@ -55,10 +57,11 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             # The parser repeats what was typed as it is.
-            error.message = "".join(
-                char if char.isprintable() else ascii(char)[1:-1] for char in error.message
+            message = "".join(
+                char if char.isprintable() else ascii(char)[1:-1]
+                for char in error.message[:_MESSAGE_CHARS]
             )
-            raise
+            raise click.UsageError(message, error.ctx) from error
         except AccountsUnavailable as error:
             raise _Unavailable(str(error)) from error
         except ConfigError as error:
