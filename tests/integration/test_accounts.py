@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import adder
+import databases
 import pytest
 import sqlalchemy as sa
 from argon2 import PasswordHasher
@@ -437,6 +438,45 @@ def restore(url: str, before: dict[str, list[tuple[Any, ...]]]) -> None:
     assert everything(url) == before
 
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/accounts.md"
+
+
+def test_the_documented_questions_of_postfix_and_dovecot_find_what_they_shall(url: str) -> None:
+    """A catch-all takes no user's mail, and who is disabled gets none and does not log in."""
+    block = PAGE.read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0]
+    parts = re.split(r"^-- (.*)\n", block, flags=re.MULTILINE)[1:]
+    questions = {title.split(",")[1].split(":")[0].strip(): sql for title, sql in batched(parts)}
+
+    def ask(which: str, value: str) -> list[str]:
+        statement = re.sub("%[su]", value, questions[which])
+        return sorted(row[0] for row in rows(url, statement))
+
+    with Accounts(url) as accounts:
+        accounts.add_domain("example.org")
+        for name in ("ann", "bob", "carl"):
+            accounts.add_user(f"{name}@example.org", no_password(), enabled=name != "carl")
+        accounts.add_alias("@example.org", "ann@example.org")
+        accounts.add_alias("bob@example.org", "bob@example.org")
+        accounts.add_alias("bob@example.org", "ann@example.org")
+    assert ask("virtual_mailbox_domains", "example.org") == ["example.org"]
+    assert ask("virtual_mailbox_domains", "example.com") == []
+    assert ask("virtual_mailbox_maps", "ann@example.org") == ["ann@example.org"]
+    assert ask("virtual_mailbox_maps", "carl@example.org") == []
+    assert ask("virtual_alias_maps", "ann@example.org") == ["ann@example.org"]
+    assert ask("virtual_alias_maps", "carl@example.org") == ["carl@example.org"]
+    assert ask("virtual_alias_maps", "@example.org") == ["ann@example.org"]
+    assert ask("virtual_alias_maps", "x@example.org") == []
+    assert ask("virtual_alias_maps", "bob@example.org") == ["ann@example.org", "bob@example.org"]
+    assert ask("password_query", "bob@example.org") == ["bob@example.org"]
+    assert ask("password_query", "carl@example.org") == []
+    assert len(ask("iterate_query", "")) == 3
+
+
+def batched(parts: list[str]) -> Iterator[tuple[str, str]]:
+    """Two at a time."""
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
 def test_text_compares_byte_by_byte(url: str) -> None:
     """Neither accents nor letters that sort alike make two addresses one."""
     with Accounts(url) as accounts:
@@ -461,28 +501,10 @@ def statements(accounts: Accounts) -> Iterator[list[tuple[str, Any]]]:
     sa.event.remove(accounts.database._engine, "before_cursor_execute", note)
 
 
-def filled(accounts: Accounts, count: int) -> None:
-    """Give a database many users, and as many aliases."""
-    accounts.add_domain("example.org")
-    with accounts.database.writing() as connection:
-        number = connection.exec_driver_sql("SELECT id FROM domain").scalar()
-        users = sa.table("mailuser", *map(sa.column, ("address", "domain_id", "password")))
-        aliases = sa.table("alias", *map(sa.column, ("source", "destination")))
-        names = [f"user{each:06}@example.org" for each in range(count)]
-        connection.execute(
-            sa.insert(users),
-            [{"address": name, "domain_id": number, "password": "x"} for name in names],
-        )
-        connection.execute(
-            sa.insert(aliases),
-            [{"source": f"alias.{name}", "destination": name} for name in names],
-        )
-
-
 def test_a_list_is_read_page_by_page_and_keeps_nobody_from_writing(url: str) -> None:
     """The first users come before the last are read; meanwhile others come and go."""
     with Accounts(url) as accounts, Accounts(url) as other:
-        filled(accounts, 2500)
+        databases.fill(accounts, 2500)
         for read in (accounts.users, functools.partial(accounts.users, "example.org")):
             with statements(accounts) as sent:
                 users = read()
@@ -506,7 +528,7 @@ def test_no_command_for_one_user_reads_a_whole_table(url: str) -> None:
     """Every statement of such a command finds its rows by an index, whatever the size."""
     name = "user001234@example.org"
     with Accounts(url) as accounts:
-        filled(accounts, 3000)
+        databases.fill(accounts, 3000)
         with accounts.database.writing() as connection:
             for table in ("mailuser", "alias"):
                 is_mariadb = connection.dialect.name == "mysql"

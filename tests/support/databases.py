@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from mailhooks.accounts import no_password, schema
 from mailhooks.accounts.database import DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from mailhooks.accounts import Accounts
 
 BACKENDS = ("sqlite", "postgresql", "mariadb")
 
@@ -54,6 +57,25 @@ class Server:
         with self._engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         return self._address.format(database=name)
+
+
+def fill(accounts: Accounts, count: int) -> None:
+    """Give a database with tables many users of example.org, and as many aliases."""
+    accounts.add_domain("example.org")
+    names = [f"user{each:06}@example.org" for each in range(count)]
+    with accounts.database.writing() as connection:
+        number = connection.execute(sa.select(schema.domain.c.id)).scalar_one()
+        connection.execute(
+            sa.insert(schema.mailuser),
+            [
+                {"address": name, "domain_id": number, "password": no_password(), "enabled": 1}
+                for name in names
+            ],
+        )
+        connection.execute(
+            sa.insert(schema.alias),
+            [{"source": f"alias.{name}", "destination": name} for name in names],
+        )
 
 
 @contextmanager
