@@ -8,8 +8,7 @@
 #   make lint          ruff and mypy
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
 #   make storm         two users move 1,000 messages each while a part is killed 50 times
-#   make packages      only install the Debian packages that are missing; test-packages: those
-#                      that only tests need, too
+#   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
 # Everything is kept in this folder and in temporary folders; Debian packages are
@@ -22,14 +21,14 @@ BIN := $(VENV)/bin
 PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
 	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
-# What only tests need.
-TEST_PACKAGES := swaks
+# What only tests need: databases, and a client that speaks as a foreign host.
+TEST_PACKAGES := postgresql mariadb-server swaks
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm packages test-packages clean
+.PHONY: help demo test lint unit integration e2e storm packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -41,7 +40,10 @@ endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
-test: test-packages lint
+# Prerequisites inherit this: `packages` installs more for these than for the demo.
+test integration e2e: PACKAGES += $(TEST_PACKAGES)
+
+test: lint
 	$(SUDO) $(BIN)/python -m pytest
 
 lint: packages $(VENV)/.wheel $(VENV)/.dev
@@ -49,7 +51,7 @@ lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit integration e2e: test-packages $(VENV)/.wheel $(VENV)/.dev
+unit integration e2e: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) $(BIN)/python -m pytest tests/$@
 
 storm: packages $(VENV)/.wheel $(VENV)/.dev
@@ -58,18 +60,11 @@ storm: packages $(VENV)/.wheel $(VENV)/.dev
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
 packages:
-	@$(call install_missing,$(PACKAGES))
-
-test-packages: packages
-	@$(call install_missing,$(TEST_PACKAGES))
-
-define install_missing
-missing=; for package in $(1); do \
-    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
-        || missing="$$missing $$package"; \
-done; \
-if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
-endef
+	@missing=; for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+	        || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
 
 $(BIN)/python: | packages
 	$(PYTHON) -m venv $(VENV)

@@ -32,7 +32,8 @@ _EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO"}
 def shown(text: str) -> str:
     """What was typed, fit for a terminal: escaped where it is not plain ASCII, and not too long."""
     short = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
-    return short if short.isascii() and short.isprintable() and short else ascii(short)
+    is_plain = short.isascii() and short.isprintable() and short and " " not in short
+    return short if is_plain else ascii(short)
 
 
 def domain(text: str) -> str:
@@ -41,6 +42,8 @@ def domain(text: str) -> str:
     Raises:
         AccountsError: it is no domain name that mail can be for; says why.
     """
+    if len(text) > MAX_DOMAIN_BYTES:
+        raise AccountsError(f"{shown(text)} is no domain: longer than {MAX_DOMAIN_BYTES} bytes")
     plain = unicodedata.normalize("NFC", text).lower()
     try:
         name = idna.encode(plain, strict=True).decode("ascii")
@@ -54,8 +57,6 @@ def domain(text: str) -> str:
         raise AccountsError(f"{shown(text)} is no domain: there is no dot in it")
     if labels[-1].isdigit():
         raise AccountsError(f"{shown(text)} is no domain: it looks like an IP address")
-    if len(name) > MAX_DOMAIN_BYTES:
-        raise AccountsError(f"{shown(text)} is no domain: longer than {MAX_DOMAIN_BYTES} bytes")
     return name
 
 
@@ -65,6 +66,8 @@ def address(text: str) -> str:
     Raises:
         AccountsError: it is none, or one that could be taken for another; says why.
     """
+    if len(text) > MAX_ADDRESS_BYTES:
+        raise AccountsError(f"{shown(text)} is no address: longer than {MAX_ADDRESS_BYTES} bytes")
     local, at, host = text.rpartition("@")
     if not at or not local:
         raise AccountsError(f"{shown(text)} is no address: it is not name@domain")

@@ -93,6 +93,8 @@ class Database:
                 connect["options"] = f"-c lock_timeout={LOCK_TIMEOUT_S}s"
             else:
                 connect["charset"] = "utf8mb4"
+                # Else PyMySQL reads all certificates of this host before it connects.
+                connect["ssl_disabled"] = "unix_socket" in self.url.query
                 connect["init_command"] = f"SET innodb_lock_wait_timeout={LOCK_TIMEOUT_S}"
             options["connect_args"] = connect
         engine = sa.create_engine(self.url, **options)

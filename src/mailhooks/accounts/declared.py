@@ -125,11 +125,12 @@ def load(path: Path) -> Declared:
     Raises:
         AccountsError: it cannot be read or holds something wrong; lists all of it.
     """
+    name = spelling.shown(str(path))
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise AccountsError(f"{path}: cannot be read: {reason}") from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AccountsError(f"{name}: cannot be read: {reason}") from error
     try:
         match path.suffix.lower():
             case ".yaml" | ".yml":
@@ -137,11 +138,11 @@ def load(path: Path) -> Declared:
             case ".toml":
                 tree = tomllib.loads(text)
             case _:
-                raise AccountsError(f"{path}: must end in .yaml, .yml or .toml")
+                raise AccountsError(f"{name}: must end in .yaml, .yml or .toml")
     except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise AccountsError(f"{path}: not {path.suffix[1:].upper()}: {reason}") from error
-    return parse(tree, str(path))
+        raise AccountsError(f"{name}: not {path.suffix[1:].upper()}: {reason}") from error
+    return parse(tree, name)
 
 
 def parse(tree: Any, path: str) -> Declared:

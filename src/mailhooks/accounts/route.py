@@ -106,8 +106,8 @@ def loop(directory: Directory, source: str) -> list[str]:
 
 
 def _way(came_from: Mapping[str, str], last: str, source: str) -> list[str]:
-    way = [source] if last != source else []
-    way.append(last)
+    way = [last] if last == source else [source, last]
+    way.append(came_from[last])
     while way[-1] != source:
         way.append(came_from[way[-1]])
     return way[::-1]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DATABASE_VARIABLE = "MAILCFG_DB"
 
+_MESSAGE_CHARS = 500
+
 _C = TypeVar("_C", bound="Callable[..., Any]")
 
 _SEEN_BY_ALL = (
@@ -53,6 +55,13 @@ class Commands(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            # The parser repeats what was typed as it is.
+            message = "".join(
+                char if char.isprintable() else ascii(char)[1:-1]
+                for char in error.message[:_MESSAGE_CHARS]
+            )
+            raise click.UsageError(message, error.ctx) from error
         except AccountsUnavailable as error:
             raise _Unavailable(str(error)) from error
         except ConfigError as error:
@@ -81,7 +90,7 @@ def _database_options(command: _C) -> _C:
             metavar="URL",
             expose_value=False,
             callback=_remembered,
-            help=f"The database.  [default: ${DATABASE_VARIABLE}, else --config]",
+            help=f"The database.  [default: that of {DATABASE_VARIABLE}, else of --config]",
         ),
     ):
         command = decorate(command)
@@ -147,7 +156,7 @@ def help_(ctx: click.Context, command: str | None) -> None:
         return
     found = main.get_command(root, command)
     if found is None:
-        raise click.UsageError(f"no such command: {command!a}; see mailcfg help")
+        raise click.UsageError(f"no such command: {_shown(command)}; see mailcfg help")
     with click.Context(found, info_name=command, parent=root) as inner:
         click.echo(found.get_help(inner))
 
@@ -399,7 +408,7 @@ def _password(given: str | None) -> str:
 def _line_of_input() -> str:
     from mailhooks.accounts.password import MAX_PASSWORD_BYTES
 
-    raw = click.get_binary_stream("stdin").read(MAX_PASSWORD_BYTES + 3)
+    raw = sys.stdin.buffer.read(MAX_PASSWORD_BYTES + 3)
     try:
         line, end, more = raw.decode().partition("\n")
     except UnicodeDecodeError as error:
