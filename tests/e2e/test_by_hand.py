@@ -282,7 +282,7 @@ async def test_files_of_a_maildir_are_read_as_they_are(lab: Lab, people: list[st
     raw = b"Subject: x\nX-Nul: a\0b\r\n\nbody \0 nul\r mixed\r\nlf\n\x0cend"
     lab.mailbox(name).count("INBOX")  # creates the Maildir
     for number, size in enumerate(("", ",S=10", "")):
-        file = lab.root / "mail" / name / f"Maildir/cur/170000000{number}.M1P1.x{size}:2,S"
+        file = lab.home(name) / f"Maildir/cur/170000000{number}.M1P1.x{size}:2,S"
         file.write_bytes(raw)
         os.chown(file, MAIL_UID, MAIL_UID)
     doveadm = Doveadm(doveadm_command(lab))
