@@ -280,7 +280,7 @@ class Teacher:
         confirmed = Counter(
             answer.lesson for answer in answers if answer.outcome is Outcome.LEARNED
         )
-        sent = {each.lesson for each in (*answers, *doubtful)}
+        sent = {answer.lesson for answer in answers} | {task.lesson for task in doubtful}
         surplus = 0
         # Not the other class: each lesson, an unclear one too, may have taken one of it back.
         for lesson in sent:
