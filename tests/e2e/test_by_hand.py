@@ -141,9 +141,9 @@ def test_however_often_rspamd_dies_under_a_learner_nothing_counts_twice(
     Usually one run outlives all of them; on a slow machine it may give up, and is run again.
     """
     name = people[0]
-    mbox = tmp_path / "mail.mbox"
-    mbox.write_bytes(as_mbox(letters(box, LetterKind.NEWSLETTER, 400)))
-    learn = ["learn", "spam", "-u", lab.users[name].address, str(mbox)]
+    for number, raw in enumerate(letters(box, LetterKind.NEWSLETTER, 400)):
+        (tmp_path / f"{number:03}.eml").write_bytes(raw)
+    learn = ["learn", "spam", "-u", lab.users[name].address, str(tmp_path)]
     with subprocess.Popen(
         command(lab, *learn), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
