@@ -50,6 +50,9 @@ log = logging.getLogger("mailhooks.classify")
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
 
+SMALL_BYTES = 1024 * 1024
+"""The digest of a message up to this size takes some milliseconds."""
+
 VERDICTS = Counter(
     "mailhooks_verdicts_total",
     "Verdicts given at delivery, and the row of the policy that gave them.",
@@ -168,8 +171,8 @@ class Classifier:
         )
         if self._teaches(verdict):
             await self._teach_ham(call.message, user, deadline - loop.time())
-        queue_id, digest, now = self._queue_id(header), content_digest(call.message), self._clock()
-        self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
+        queue_id = self._queue_id(header)
+        await self._note_decision(verdict, user, queue_id, call.message, deadline - loop.time())
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
@@ -179,6 +182,21 @@ class Classifier:
             )
             score = "broken"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
+
+    async def _note_decision(
+        self, verdict: Verdict, user: str, queue_id: str, message: bytes, left_s: float
+    ) -> None:
+        now = self._clock()
+        try:
+            if len(message) <= SMALL_BYTES:
+                digest = content_digest(message)
+            else:  # takes long enough for other deliveries to notice
+                async with asyncio.timeout(left_s / 2):
+                    digest = await asyncio.to_thread(content_digest, message)
+        except TimeoutError:
+            log.warning("%s: user=%s: decision not noted: no time for its digest", queue_id, user)
+            return
+        self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
 
     def _teaches(self, verdict: Verdict) -> bool:
         if self._learning.learn_on_delivery == "confident":
