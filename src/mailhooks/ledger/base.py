@@ -286,6 +286,10 @@ class Ledger(Protocol):
         """What this user was taught of this message; None if there never was an answer."""
         ...
 
+    def agreement(self, digest: str) -> dict[Lesson, int]:
+        """How many users hold a message as what; the shared statistics are nobody's."""
+        ...
+
     def counts(self, user: str | None = None, *, since: float = 0.0) -> dict[str, Counts]:
         """Figures by user, in order of their names; users not in the ledger are left out.
 
