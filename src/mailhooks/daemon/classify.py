@@ -152,8 +152,8 @@ class Classifier:
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
 
-        The folder is ``inbox`` or ``junk``; the score ``verified`` or ``none``, or ``broken`` if
-        Sieve must leave the header alone, see :func:`mailhooks.message.is_editable`.
+        The folder is ``inbox`` or ``junk``; the score ``verified`` or ``none``, with ``broken-``
+        before it if Sieve must leave the header alone: :func:`mailhooks.message.is_editable`.
 
         Raises:
             ProtocolError: the caller may not speak for the user it names.
@@ -187,7 +187,7 @@ class Classifier:
             log.warning(
                 "%s: user=%s: a line in the header is no field: left as it is", queue_id, user
             )
-            score = "broken"
+            score = f"broken-{score}"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
 
     async def _digest(self, message: bytes, user: str, left_s: float) -> str | None:
