@@ -37,7 +37,7 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training"}
+PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training", "explain", "tune"}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 

@@ -38,7 +38,8 @@ STRANGERS: Final = frozenset(
 SCORE: Final = b"x-mailhooks-score"
 """Removed only if the score it carries is none."""
 
-_ANSWER: Final = re.compile(r"(inbox|junk) (verified|none|broken) ([ -~]{1,900})\Z")
+# "broken-" concerns Sieve alone: what edits bytes is not stopped by a line that is no field.
+_ANSWER: Final = re.compile(r"(inbox|junk) (?:broken-)?(verified|none) ([ -~]{1,900})\Z")
 _LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+\Z")
 
 
@@ -69,10 +70,7 @@ def parse_answer(output: bytes) -> Answer:
     match = _ANSWER.match(output.decode("ascii", "replace"))
     if not match:
         raise ValueError("no answer of mailhooks-classify")
-    # "broken" is for Sieve, which then edits no header; of the score the line tells.
-    is_broken = match[2] == "broken"
-    has_score = "milter=none" not in match[3] if is_broken else match[2] == "verified"
-    return Answer(match[1] == "junk", has_score, match[3])
+    return Answer(match[1] == "junk", match[2] == "verified", match[3])
 
 
 def stamped(message: bytes, answer: Answer) -> bytes:
