@@ -133,10 +133,11 @@ def test_no_bare_line_feed_gets_through(pieces: list[bytes]) -> None:
 def test_the_stamp_and_the_sieve_script_agree() -> None:
     """What is removed and added is the same with and without Sieve."""
     deleted = {
-        name.lower().encode() for name in re.findall(r'^deleteheader "(.*)";', SIEVE, re.MULTILINE)
+        name.lower().encode()
+        for name in re.findall(r'^  deleteheader "(.*)";', SIEVE, re.MULTILINE)
     }
     assert deleted == STRANGERS
-    assert '  deleteheader "X-Mailhooks-Score";' in SIEVE
+    assert '    deleteheader "X-Mailhooks-Score";' in SIEVE
     assert f'set "status" "{UNANSWERED.status}";' in SIEVE
     added = re.findall(r'addheader "(.*?)"', SIEVE)
     copy = stamped(b"\r\n", JUNK).decode()
