@@ -295,6 +295,16 @@ class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
     ham_mailboxes: tuple[str, ...] = ("INBOX", "Archive", "Archives")
 
 
+class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[accounts]``: the host's domains, users and aliases.
+
+    Attributes:
+        database: URL of the SQL database that ``mailcfg`` keeps; empty for none.
+    """
+
+    database: str = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, one attribute a section."""
 
@@ -308,6 +318,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailboxes: MailboxSettings = MailboxSettings()
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
+    accounts: AccountsSettings = AccountsSettings()
 
 
 def load(path: Path) -> Settings:
@@ -503,6 +514,14 @@ def _redis_url(value: str) -> str | None:
     return f"must start with redis://, rediss:// or unix:///, not {value!r}"
 
 
+def _database_url(value: str) -> str | None:
+    kinds = "sqlite:///", "postgresql://", "mariadb://", "mysql://"
+    if not value or value.startswith(kinds):
+        return None
+    # Not repeated: it may hold a password.
+    return "must be sqlite:////path, postgresql://..., mariadb://... or empty"
+
+
 def _not_empty(value: str | tuple[str, ...]) -> str | None:
     return None if value and all(value) else "must not be empty"
 
@@ -579,6 +598,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.key_prefix": _not_empty,
     "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
+    "accounts.database": _database_url,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,
     "mailboxes.junk": _mailbox_names,

@@ -820,6 +820,8 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         ledger_file = "{tmp_path}/lib/ledger.sqlite"
         [redis]
         url = "unix://{tmp_path}/redis"
+        [accounts]
+        database = "sqlite:///{tmp_path}/accounts"
         """,
         encoding="utf-8",
     )
@@ -835,5 +837,6 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         "rspamd scan",
         "rspamd learn",
         "redis",
+        "users",
     }
     assert list(tmp_path.iterdir()) == [path]
