@@ -184,6 +184,8 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
             :mod:`mailhooks.training`: ``balanced`` ham and spam that Bayes is not sure of
             as long as neither class is far ahead, ``all`` every message delivered to
             INBOX as ham, ``confident`` those that nothing speaks against, ``off`` none.
+        spam_on_delivery: whether ``balanced`` trains spam too, which the milter score
+            alone condemns.
         delivery_settle_s: seconds a delivered message is left alone before it
             trains; a move within them wins.
         shared_agreement: users who must have taught a message the same before the
@@ -200,6 +202,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"
+    spam_on_delivery: bool = True
     delivery_settle_s: float = SETTLE_S
     shared_agreement: int = AGREEING
     settle_s: float = 30.0

@@ -144,6 +144,7 @@ class Classifier:
         self._samples = samples
         self._score = score
         self._mode = Mode(learning.learn_on_delivery)
+        self._spam_too = learning.spam_on_delivery
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
         self._clock = clock
@@ -226,6 +227,7 @@ class Classifier:
                 spam=spam,
                 ham=ham,
             ),
+            spam_too=self._spam_too,
         )
 
     def _carried(self, header: Header, call: ScriptCall) -> MilterScore | NoScore:
