@@ -29,7 +29,7 @@ LIMIT_MS = 100.0
 
 
 def main() -> None:
-    """Print a table for each database; exit with 1 if a figure is above the limit."""
+    """Print a table for each database; exit with 1 if a median is above the limit."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     slow = False
     for backend in databases.BACKENDS:
@@ -45,7 +45,7 @@ def main() -> None:
             click.echo(f"{backend}, {count} users and aliases        median   longest")
             for name, call in calls(accounts, count):
                 took_ms = sorted(timed(call, number) for number in range(ROUNDS))
-                slow |= took_ms[-1] > LIMIT_MS
+                slow |= statistics.median(took_ms) > LIMIT_MS  # the longest says how busy we are
                 click.echo(
                     f"  {name:44} {statistics.median(took_ms):6.1f} ms {took_ms[-1]:6.1f} ms"
                 )

@@ -184,8 +184,7 @@ def mariadb() -> Iterator[databases.Server]:
 def empty_database(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a new empty database, once for each kind."""
     if request.param == "sqlite":
-        # In memory where there is such a folder: no disk is waited for at each commit.
-        place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        place = databases.quick_folder()
         with tempfile.TemporaryDirectory(prefix="mh-sql-", dir=place) as folder:
             yield f"sqlite:///{folder}/accounts.sqlite"
         return

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,16 @@ def test_what_is_no_url_of_a_database_is_refused_without_repeating_a_password(ur
     assert result.exit_code == 3
     assert "sqlite:////path/to/file" in result.output
     assert "hidden" not in result.output
+
+
+@pytest.mark.parametrize(("kind", "driver"), [("postgresql", "psycopg"), ("mariadb", "pymysql")])
+def test_a_missing_driver_is_named_by_what_installs_it(
+    kind: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    result = run("--db", f"{kind}://a:hidden@b/c", "lsuser")
+    assert result.exit_code == 3
+    assert f"pip install 'mailhooks[{kind}]'" in result.output
 
 
 def test_the_setting_is_checked_without_repeating_a_password() -> None:

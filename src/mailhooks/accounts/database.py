@@ -88,6 +88,7 @@ class Database:
             options["connect_args"] = {"timeout": LOCK_TIMEOUT_S}
         else:
             options["isolation_level"] = "READ COMMITTED"
+            options["pool_pre_ping"] = True  # servers close connections that were idle for long
             connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S}
             if backend == "postgresql":
                 connect["options"] = f"-c lock_timeout={LOCK_TIMEOUT_S}s"

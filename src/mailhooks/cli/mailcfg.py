@@ -97,7 +97,7 @@ def _database_options(command: _C) -> _C:
     return command
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name="mailcfg", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mailcfg")
 @_database_options
 def main() -> None:
@@ -140,9 +140,8 @@ def _said(done: Done, changed: str, unchanged: str) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-force_option = click.option(
-    "--force", is_flag=True, help="Remove what depends on it, too: see the documentation."
-)
+def _force_option(what: str) -> Callable[[_C], _C]:
+    return click.option("--force", is_flag=True, help=f"Remove {what}, too.")
 
 
 @_command(name="help", epilog="Example: mailcfg help adduser")
@@ -194,7 +193,7 @@ def adddom(ctx: click.Context, domain: str, admin: str | None) -> None:
 
 @_command(epilog="Example: mailcfg rmdom example.org")
 @click.argument("domain", metavar="DOM")
-@force_option
+@_force_option("its users and aliases")
 @click.pass_context
 def rmdom(ctx: click.Context, domain: str, *, force: bool) -> None:
     """Take no more mail for a domain. Refused while it has users or aliases."""
@@ -262,7 +261,7 @@ def passwd(ctx: click.Context, address: str, password: str | None) -> None:
 
 @_command(epilog="Example: mailcfg rmuser ann@example.org")
 @click.argument("address", metavar="EMAIL")
-@force_option
+@_force_option("aliases that would lead nowhere")
 @click.pass_context
 def rmuser(ctx: click.Context, address: str, *, force: bool) -> None:
     """Remove an account; its mail stays on disk. Refused while an alias needs it."""
@@ -320,7 +319,7 @@ def addalias(ctx: click.Context, source: str, destination: str) -> None:
     metavar="NUM",
     help="Only the destination with this number in lsalias.",
 )
-@force_option
+@_force_option("aliases that would lead nowhere")
 @click.pass_context
 def rmalias(ctx: click.Context, source: str | None, number: int | None, *, force: bool) -> None:
     """Remove an alias with all its destinations, or one of them by its number."""
