@@ -67,18 +67,20 @@ async def serve(settings: Settings) -> None:
                 max_connections=settings.rspamd.max_connections,
             )
         )
+        weights = weights_in(settings.redis)
+        stack.callback(weights.close)
         samples = Samples(
             Spool(daemon.spool_dir),
             lambda: SqliteLedger(settings.learning.ledger_file),
             rspamd,
             settings.learning,
             count=count_in(settings.redis),
+            has_shared=bool(settings.rspamd.shared_classifier),
+            taught=weights.forget,
         )
         decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
         # Before the sockets, so that it ends after them.
         stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
-        weights = weights_in(settings.redis)
-        stack.callback(weights.close)
         classifier = Classifier(
             rspamd,
             keys,

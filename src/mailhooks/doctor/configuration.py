@@ -32,7 +32,8 @@ def settings_file(path: Path) -> tuple[Settings | None, list[Finding]]:
 def settings_private(path: Path, settings: Settings) -> list[Finding]:
     """Whether strangers can read passwords in the settings."""
     name, status = "settings private", path.stat()
-    if not settings.rspamd.password and "@" not in settings.redis.url:
+    urls = settings.redis.url + settings.accounts.database
+    if not settings.rspamd.password and "@" not in urls:
         return [ok(name, f"{path}: holds no password")]
     if status.st_mode & OTHERS:
         return [
@@ -54,9 +55,8 @@ def key_file(path: Path) -> tuple[KeyRing | None, list[Finding]]:
         ring = load_keys(path)
     except ConfigError as problem:
         advice = (
-            f"Write lines `key-id secret` into it ([score] key_file), readable by the user of "
-            f"`mailhooks serve` and `mailhooks milter`: "
-            f'(umask 077; echo "1 $(openssl rand -hex 32)" > {path}) makes a new one.'
+            "`mailhooks key add --new` makes it ([score] key_file); then see that the user of "
+            "`mailhooks serve` and `mailhooks milter` may read it."
             if not path.exists()
             else "Correct it, and see that this user may read it; each line is `key-id secret`."
         )
@@ -68,8 +68,8 @@ def key_file(path: Path) -> tuple[KeyRing | None, list[Finding]]:
                 name,
                 f"{path}: is not secret, others than {named(status.st_uid)} may open or change it "
                 f"(mode {mode_of(status)})",
-                "chmod 600 it. Who has read it can forge scores: put a new key on top, let Rspamd "
-                "have the report secret made of it, and restart all three.",
+                "chmod 600 it. Who has read it can forge scores: rotate it (docs/split.md), "
+                "let Rspamd have the report secret made of the new key, and remove the old one.",
             )
         ]
     count = len(ring.keys)
