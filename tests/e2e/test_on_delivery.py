@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
-from delivered import identified, message_id
+from delivered import identified, message_id, status
 
 from mailhooks.lab import Lab
 from mailhooks.lab.letters import LetterBox
@@ -54,3 +55,37 @@ def test_a_delivery_that_has_not_settled_gives_way_to_a_move() -> None:
         mailbox.move([found.uid], "INBOX", "Junk")
         lab.wait("the move is learned", lambda: lab.learns("alice") == (1, 0))
         lab.wait("the other still waits", lambda: lab.waiting_samples() == 1)
+
+
+def test_what_two_users_say_reaches_a_third_who_never_taught_anything() -> None:
+    """One user alone changes nothing for others."""
+    names = ("alice", "bob", "carol")
+    box = LetterBox(3, now=datetime.now(UTC))
+    to = [f"{name}@mail.example" for name in names]
+    with Lab(names, min_learns=1, shared_agreement=2) as lab:
+        for letter, moves in ((box.newsletter, 1), (box.personal, 2)):
+            raws = [identified(letter(to).raw) for _ in range(12)]
+            for raw in raws:
+                lab.send(raw, names[:2])
+            for name in names[:2]:
+                mailbox = lab.mailbox(name)
+                uids = [mailbox.wait_for(message_id(raw)).uid for raw in raws]
+                mailbox.move(uids, "INBOX", "Junk")
+                if moves == 1:
+                    continue
+                lab.wait("learned as spam", lambda: lab.waiting_samples() == 0)
+                uids = [mailbox.wait_for(message_id(raw)).uid for raw in raws]
+                mailbox.move(uids, "Junk", "INBOX")
+            lab.wait("learned", lambda: lab.waiting_samples() == 0)
+
+        def shared() -> list[str]:
+            return lab.redis("HMGET", "SHARED", "learns_spam", "learns_ham").split()
+
+        lab.wait("the shared statistics learned", lambda: shared() == ["12", "12"])
+        raw = identified(box.newsletter(to[2:]).raw)
+        lab.send(raw, ["carol"])
+        line = status(lab.mailbox("carol").wait_for(message_id(raw)).raw)
+        assert lab.learns("carol") == (0, 0)
+        found = re.search(r"own silent, shared ([\d.]+)%", line)
+        assert found is not None, line
+        assert float(found[1]) > 90

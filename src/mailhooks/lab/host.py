@@ -97,6 +97,7 @@ class Lab:
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
         delivery_settle_s: likewise.
+        shared_agreement: likewise.
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
@@ -124,6 +125,7 @@ class Lab:
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
         delivery_settle_s: float = 0.0,
+        shared_agreement: int = 0,
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
@@ -143,6 +145,7 @@ class Lab:
             "learn_on_delivery": learn_on_delivery,
             "settle_s": settle_s,
             "delivery_settle_s": delivery_settle_s,
+            "shared_agreement": shared_agreement,
         }
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
