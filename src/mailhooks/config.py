@@ -258,6 +258,20 @@ class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
     ham_mailboxes: tuple[str, ...] = ("INBOX", "Archive", "Archives")
 
 
+class DoctorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[doctor]``: how ``mailhooks doctor`` reads the servers' configuration.
+
+    Attributes:
+        postconf: the program with its first arguments.
+        doveconf: likewise.
+        rspamadm: likewise.
+    """
+
+    postconf: tuple[str, ...] = ("postconf",)
+    doveconf: tuple[str, ...] = ("doveconf",)
+    rspamadm: tuple[str, ...] = ("rspamadm",)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, one attribute a section."""
 
@@ -270,6 +284,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailboxes: MailboxSettings = MailboxSettings()
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
+    doctor: DoctorSettings = DoctorSettings()
 
 
 def load(path: Path) -> Settings:
@@ -510,6 +525,9 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.key_prefix": _not_empty,
     "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
+    "doctor.postconf": _not_empty,
+    "doctor.doveconf": _not_empty,
+    "doctor.rspamadm": _not_empty,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,
     "mailboxes.junk": _mailbox_names,

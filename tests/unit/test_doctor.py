@@ -27,8 +27,8 @@ from mailhooks.config import (
 )
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.evidence import Evidence
-from mailhooks.doctor import access, configuration, examine, folders, host, probe, servers, sockets
-from mailhooks.doctor.check import Check, Finding, Level, error, ok, run, warning
+from mailhooks.doctor import access, configuration, examine, folders, host, probe, redis, rspamd, sockets
+from mailhooks.doctor.check import Check, Finding, Level, failed, ok, run, warning
 from mailhooks.doctor.ledger import ledger
 from mailhooks.dovecot import ScriptCall, ScriptServer
 from mailhooks.keys import KeyRing, format_keys, new_key
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-OK, WARNING, ERROR = Level.OK, Level.WARNING, Level.ERROR
+OK, WARNING, FAILED = Level.OK, Level.WARNING, Level.FAILED
 STRANGER = 54321  # a uid that no account of the machine has
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
@@ -85,7 +85,7 @@ def test_a_check_that_raises_is_an_error_that_names_the_exception(raised: BaseEx
 
     checks = [Check("one", broken), Check("two", lambda: [ok("two", "")])]
     found = run(checks, timeout_s=10)
-    assert levels(found) == {"one": ERROR, "two": OK}
+    assert levels(found) == {"one": FAILED, "two": OK}
     assert f"{type(raised).__name__}: a b" in found[0].text
 
 
@@ -102,7 +102,7 @@ def test_a_check_that_hangs_is_an_error_in_time() -> None:
         assert time.monotonic() - started < 10
     finally:
         never.set()
-    assert levels(found) == {"hangs": ERROR, "two": OK}
+    assert levels(found) == {"hangs": FAILED, "two": OK}
 
 
 # configuration.py
@@ -113,7 +113,7 @@ def test_every_problem_of_the_settings_is_a_finding(tmp_path: Path) -> None:
     path = tmp_path / "mailhooks.toml"
     path.write_text("[daemon]\ndeadline_s = 99\nspool = 1\n", encoding="utf-8")
     found = examine(path)
-    assert [finding.level for finding in found] == [ERROR, ERROR]
+    assert [finding.level for finding in found] == [FAILED, FAILED]
     assert "daemon.deadline_s" in found[0].text
     assert str(path) in found[1].text
 
@@ -134,7 +134,7 @@ def test_a_password_in_settings_that_anybody_may_read(
 
 
 @pytest.mark.parametrize(
-    ("mode", "level"), [(0o600, OK), (0o640, OK), (0o644, ERROR), (0o604, ERROR), (0o660, ERROR)]
+    ("mode", "level"), [(0o600, OK), (0o640, OK), (0o644, FAILED), (0o604, FAILED), (0o660, FAILED)]
 )
 def test_a_key_file_that_others_may_open(tmp_path: Path, mode: int, level: Level) -> None:
     """An error; the owner's group may read it."""
@@ -150,10 +150,10 @@ def test_a_key_file_that_is_missing_or_wrong(tmp_path: Path) -> None:
     """An error that says which."""
     path = tmp_path / "keys"
     ring, found = configuration.key_file(path)
-    assert (ring, only(found).level) == (None, ERROR)
+    assert (ring, only(found).level) == (None, FAILED)
     path.write_text("short secret\n", encoding="utf-8")
     ring, found = configuration.key_file(path)
-    assert (ring, only(found).level) == (None, ERROR)
+    assert (ring, only(found).level) == (None, FAILED)
     assert "line 1" in found[0].text
 
 
@@ -194,7 +194,7 @@ def test_a_spool_that_is_no_folder(tmp_path: Path, instead: str) -> None:
     elif instead == "a link to nothing":
         folder.symlink_to(tmp_path / "nowhere")
     finding = only(folders.spool(folder))
-    assert (finding.name, finding.level) == ("spool", ERROR)
+    assert (finding.name, finding.level) == ("spool", FAILED)
     assert str(folder) in finding.text
 
 
@@ -210,13 +210,13 @@ def test_a_spool_that_others_may_enter(spool: Spool) -> None:
 def test_a_spool_of_two_owners(spool: Spool) -> None:
     """An error: somebody ran the daemon as another user."""
     os.chown(spool.folder / "new", STRANGER, STRANGER)
-    assert folders.spool(spool.folder)[0].level is ERROR
+    assert folders.spool(spool.folder)[0].level is FAILED
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """An error with the system's reason."""
     finding = folders.writable("x", tmp_path / "missing")
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert "No such file" in finding.text
 
 
@@ -227,8 +227,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         (5, 50, OK),
         (4, 50, WARNING),
         (50, 4, WARNING),
-        (0, 50, ERROR),
-        (50, 0, ERROR),
+        (0, 50, FAILED),
+        (50, 0, FAILED),
     ],
 )
 def test_room_on_the_file_system(tmp_path: Path, free: int, inodes_free: int, level: Level) -> None:
@@ -285,7 +285,7 @@ def test_a_drop_folder_in_order(drop: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "level"), [(0o3733, OK), (0o755, ERROR), (0o700, ERROR), (0o1777, WARNING)]
+    ("mode", "level"), [(0o3733, OK), (0o755, FAILED), (0o700, FAILED), (0o1777, WARNING)]
 )
 def test_the_mode_of_the_drop_folder(drop: Path, mode: int, level: Level) -> None:
     """An error if mail users are kept out, a warning if others may do too much."""
@@ -296,14 +296,14 @@ def test_the_mode_of_the_drop_folder(drop: Path, mode: int, level: Level) -> Non
 def test_a_drop_folder_that_the_daemon_cannot_empty(drop: Path) -> None:
     """An error: it belongs to somebody else than the spool."""
     finding = folders.drop(drop, STRANGER, [])[0]
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert f"uid {STRANGER}" in finding.text
 
 
 def test_a_drop_folder_that_is_missing(tmp_path: Path) -> None:
     """One error that says how to make it."""
     finding = only(folders.drop(tmp_path / "drop", None, []))
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert "install -d -m 3733" in finding.advice
 
 
@@ -354,14 +354,14 @@ def test_a_ledger_that_is_not_there_yet(tmp_path: Path) -> None:
 
 def test_a_ledger_without_its_folder(tmp_path: Path) -> None:
     """An error: mailhooks makes no folder where an encrypted volume may be missing."""
-    assert only(ledger(tmp_path / "missing" / "ledger.sqlite", None)).level is ERROR
+    assert only(ledger(tmp_path / "missing" / "ledger.sqlite", None)).level is FAILED
 
 
 @pytest.mark.parametrize(
     ("statement", "level", "says"),
     [
-        ("PRAGMA user_version = 99", ERROR, "newer mailhooks"),
-        ("PRAGMA application_id = 7", ERROR, "another program"),
+        ("PRAGMA user_version = 99", FAILED, "newer mailhooks"),
+        ("PRAGMA application_id = 7", FAILED, "another program"),
         ("PRAGMA user_version = 0", WARNING, "has version 0"),
     ],
 )
@@ -380,7 +380,7 @@ def test_a_ledger_that_is_no_database(tmp_path: Path) -> None:
     """An error with SQLite's reason."""
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"x" * 4096)
-    assert ledger(path, None)[0].level is ERROR
+    assert ledger(path, None)[0].level is FAILED
 
 
 def test_a_ledger_that_the_daemon_may_not_write(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_ledger_that_the_daemon_may_not_write(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     SqliteLedger(path).close()
     finding = ledger(path, STRANGER)[0]
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert "may not write" in finding.text
 
 
@@ -481,7 +481,7 @@ def test_a_daemon_with_other_keys_is_found_and_the_probe_taken_back(
     other = spool.put(sample(), b"of somebody else")
     with script_socket(path, classifier(KeyRing((new_key(),)), Samples()).answer):
         found = sockets.classify(path, KEYS, threshold=6.0, deadline_s=2.0, mail_uids=mail_uids)
-    assert only(found).level is ERROR
+    assert only(found).level is FAILED
     assert "unknown key" in found[0].text
     assert content_digest(probe.MESSAGE) in [entry.label.digest for entry in spool.entries()]
     host._take_back(spool)
@@ -539,7 +539,7 @@ def test_a_refused_call_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "learn"
     with script_socket(path, answer):
         finding = only(sockets.learn(path, deadline_s=2.0, mail_uids=[]))
-    assert (finding.level, "refuses" in finding.text) == (ERROR, True)
+    assert (finding.level, "refuses" in finding.text) == (FAILED, True)
 
 
 def test_a_socket_that_mail_users_cannot_reach(tmp_path: Path) -> None:
@@ -552,7 +552,7 @@ def test_a_socket_that_mail_users_cannot_reach(tmp_path: Path) -> None:
     with script_socket(path, answer):
         path.chmod(0o600)
         finding = only(sockets.learn(path, deadline_s=2.0, mail_uids=[STRANGER]))
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert f"uid {STRANGER} may not connect" in finding.text
 
 
@@ -574,17 +574,17 @@ def test_sockets_that_nobody_serves(tmp_path: Path, state: str) -> None:
         elif state == "a file":
             path.touch()
         deadline_s = 0.1 - sockets.PATIENCE_S if state == "hung" else 1.0
-        assert only(sockets.learn(path, deadline_s=deadline_s, mail_uids=[])).level is ERROR
+        assert only(sockets.learn(path, deadline_s=deadline_s, mail_uids=[])).level is FAILED
         finding = only(sockets.milter(f"unix:{path}", timeout_s=0.1))
-        assert (finding.name, finding.level) == ("milter socket", ERROR)
+        assert (finding.name, finding.level) == ("milter socket", FAILED)
 
 
 @pytest.mark.parametrize(
     ("reply", "level"),
     [
         (struct.pack("!IcIII", 13, b"O", 6, 0x11, 0), OK),
-        (b"220 mail.example ESMTP\r\n", ERROR),
-        (b"", ERROR),
+        (b"220 mail.example ESMTP\r\n", FAILED),
+        (b"", FAILED),
     ],
 )
 def test_the_milter_is_asked_to_negotiate(reply: bytes, level: Level) -> None:
@@ -647,7 +647,7 @@ SCAN: dict[str, Any] = {"score": 0.0, "symbols": {}}
 
 
 def learns(url: str) -> dict[str, Level]:
-    return levels(servers.learns(RspamdSettings(learn_url=url, password="x")))
+    return levels(rspamd.learns(RspamdSettings(learn_url=url, password="x")))
 
 
 def test_a_controller_in_order() -> None:
@@ -659,7 +659,7 @@ def test_a_controller_in_order() -> None:
 @pytest.mark.parametrize(
     ("stat", "named"),
     [
-        (STAT | {"statfiles": []}, {"rspamd statistics": ERROR}),
+        (STAT | {"statfiles": []}, {"rspamd statistics": FAILED}),
         (STAT | {"version": "3.13.0"}, {"rspamd version": WARNING}),
     ],
 )
@@ -672,22 +672,22 @@ def test_a_controller_with_a_flaw(stat: dict[str, Any], named: dict[str, Level])
 def test_a_controller_that_refuses_the_password() -> None:
     """The advice names the setting."""
     with fake_rspamd({"/learnspam": (403, "Unauthorized")}) as url:
-        finding = only(servers.learns(RspamdSettings(learn_url=url, password="x")))
-    assert finding.level is ERROR
+        finding = only(rspamd.learns(RspamdSettings(learn_url=url, password="x")))
+    assert finding.level is FAILED
     assert "[rspamd] password" in finding.advice
 
 
 def test_a_password_that_cannot_be_sent_is_not_shown() -> None:
     """An error without the password."""
-    finding = only(servers.learns(RspamdSettings(password="geheim\n")))
-    assert finding.level is ERROR
+    finding = only(rspamd.learns(RspamdSettings(password="geheim\n")))
+    assert finding.level is FAILED
     assert "geheim" not in finding.text + finding.advice
 
 
 def test_a_scanning_worker_in_order() -> None:
     """It answers a ping, and runs nothing beside Bayes."""
     with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}) as url:
-        found = servers.scans(RspamdSettings(scan_url=url))
+        found = rspamd.scans(RspamdSettings(scan_url=url))
     assert levels(found) == {"rspamd scan": OK, "rspamd bayes": OK}
 
 
@@ -695,14 +695,14 @@ def test_a_worker_that_ignores_our_settings() -> None:
     """An error: every delivery would pay for a full scan."""
     full = SCAN | {"symbols": {f"RULE{n}": {"score": 0} for n in range(30)}}
     with fake_rspamd({"/checkv2": (200, json.dumps(full))}) as url:
-        found = servers.scans(RspamdSettings(scan_url=url))
-    assert levels(found) == {"rspamd scan": OK, "rspamd bayes": ERROR}
+        found = rspamd.scans(RspamdSettings(scan_url=url))
+    assert levels(found) == {"rspamd scan": OK, "rspamd bayes": FAILED}
 
 
 def test_scans_that_go_to_the_controller() -> None:
     """A warning: it is one process."""
     with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}) as url:
-        found = servers.scans(RspamdSettings(scan_url=url, learn_url=url))
+        found = rspamd.scans(RspamdSettings(scan_url=url, learn_url=url))
     assert levels(found)["rspamd scan"] is WARNING
 
 
@@ -710,32 +710,32 @@ def test_servers_that_are_away(tmp_path: Path) -> None:
     """One error each."""
     url = f"unix:{tmp_path}/nobody"
     settings = RspamdSettings(scan_url=url, learn_url=url)
-    assert levels(servers.scans(settings)) == {"rspamd scan": ERROR}
-    assert levels(servers.learns(settings)) == {"rspamd learn": ERROR}
+    assert levels(rspamd.scans(settings)) == {"rspamd scan": FAILED}
+    assert levels(rspamd.learns(settings)) == {"rspamd learn": FAILED}
     redis = RedisSettings(url=f"unix://{tmp_path}/nobody")
-    assert levels(servers.statistics(redis)) == {"redis": ERROR}
+    assert levels(redis.statistics(redis)) == {"redis": FAILED}
 
 
 @pytest.mark.parametrize("url", ["redis://:geheim@127.0.0.1:1/0", "redis://:gehe/im@host:1/0"])
 def test_the_password_of_redis_is_not_shown(url: str) -> None:
     """Neither when it cannot be reached nor when the URL is wrong."""
-    finding = only(servers.statistics(RedisSettings(url=url)))
-    assert finding.level is ERROR
+    finding = only(redis.statistics(RedisSettings(url=url)))
+    assert finding.level is FAILED
     assert "gehe" not in finding.text + finding.advice
 
 
 def test_no_redis_is_a_choice() -> None:
     """An empty URL is in order."""
-    assert only(servers.statistics(RedisSettings(url=""))).level is OK
+    assert only(redis.statistics(RedisSettings(url=""))).level is OK
 
 
 @pytest.mark.parametrize(
     ("info", "save", "level"),
     [
         ({"aof_enabled": 1, "aof_last_write_status": "ok"}, "", OK),
-        ({"aof_enabled": 1, "aof_last_write_status": "err"}, "", ERROR),
+        ({"aof_enabled": 1, "aof_last_write_status": "err"}, "", FAILED),
         ({"aof_enabled": 0, "rdb_last_bgsave_status": "ok"}, "3600 1", WARNING),
-        ({"aof_enabled": 0, "rdb_last_bgsave_status": "err"}, "3600 1", ERROR),
+        ({"aof_enabled": 0, "rdb_last_bgsave_status": "err"}, "3600 1", FAILED),
         ({"aof_enabled": 0}, "", WARNING),
         ({"aof_enabled": 0}, None, WARNING),
     ],
@@ -744,7 +744,7 @@ def test_whether_redis_keeps_what_it_is_given(
     info: dict[str, Any], save: str | None, level: Level
 ) -> None:
     """Only a log of writes loses nothing."""
-    assert servers.persistence(info, save).level is level
+    assert redis.persistence(info, save).level is level
 
 
 @pytest.mark.parametrize(
@@ -757,13 +757,13 @@ def test_whether_redis_keeps_what_it_is_given(
 )
 def test_whether_redis_throws_statistics_away(info: dict[str, Any], level: Level) -> None:
     """It does if its memory has a limit and its policy is to evict."""
-    assert servers.memory(info).level is level
+    assert redis.memory(info).level is level
 
 
 @pytest.mark.parametrize(("users", "shared", "level"), [(0, 0, OK), (3, 9, OK), (0, 9, WARNING)])
 def test_whether_statistics_are_those_of_users(users: int, shared: int, level: Level) -> None:
     """Only where all was learned for nobody in particular are they not."""
-    assert servers.per_user(users, shared, "RS").level is level
+    assert redis.per_user(users, shared, "RS").level is level
 
 
 # the command
@@ -774,7 +774,7 @@ def test_whether_statistics_are_those_of_users(users: int, shared: int, level: L
     [
         ([ok("a", "fine")], 0),
         ([ok("a", "fine"), warning("b", "hm", "Look.")], 0),
-        ([warning("b", "hm", "Look."), error("c", "bad", "Mend it.")], 1),
+        ([warning("b", "hm", "Look."), failed("c", "bad", "Mend it.")], 1),
     ],
 )
 def test_the_exit_status_tells_whether_there_are_errors(
@@ -818,7 +818,7 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     found = levels(examine(path))
-    assert {name for name, level in found.items() if level is ERROR} == {
+    assert {name for name, level in found.items() if level is FAILED} == {
         "key file",
         "spool",
         "drop folder",

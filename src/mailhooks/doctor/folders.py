@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailhooks.doctor import access
-from mailhooks.doctor.check import Finding, Level, error, ok, warning
+from mailhooks.doctor.check import Finding, Level, failed, ok, warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 SCARCE, EXHAUSTED = 0.05, 0.01
 """Shares of a file system that are free when it is time to worry, and too late."""
 SAMPLE_OLD_S = 3600.0
+FUTURE_S = 60.0
 CALL_OLD_S = 300.0
 """A daemon that runs takes calls within seconds (learning.rescan_s)."""
-SPOOL_MODE, DROP_MODE = 0o700, 0o3733
+DROP_MODE = 0o3733
+IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+REMOTE = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs")
 _PROBE_BYTES = 4096
 
 
@@ -37,6 +40,7 @@ def spool(folder: Path) -> list[Finding]:
         _spool_mode(folder),
         writable("spool writable", folder / "tmp" if (folder / "tmp").is_dir() else folder),
         space("spool space", folder),
+        file_system("spool file system", folder),
         samples_waiting(folder),
         samples_set_aside(folder),
     ]
@@ -46,9 +50,9 @@ def _is_folder(name: str, folder: Path, advice: str) -> Finding | None:
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except OSError as problem:
-        return error(name, f"{folder}: {problem.strerror}", advice)
+        return failed(name, f"{folder}: {problem.strerror}", advice)
     if not is_folder:
-        return error(name, f"{folder}: is a file, not a folder", f"Move it away. {advice}")
+        return failed(name, f"{folder}: is a file, not a folder", f"Move it away. {advice}")
     return None
 
 
@@ -65,7 +69,7 @@ def _spool_mode(folder: Path) -> Finding:
     strange = [part for part in parts if part.is_dir() and part.stat().st_uid != status.st_uid]
     if strange:
         owner = access.named(status.st_uid)
-        return error(
+        return failed(
             name,
             f"{strange[0]}: belongs to {access.named(strange[0].stat().st_uid)}, "
             f"and {folder} to {owner}",
@@ -87,7 +91,7 @@ def writable(name: str, folder: Path) -> Finding:
         finally:
             probe.unlink()
     except OSError as problem:
-        return error(
+        return failed(
             name,
             f"{folder}: cannot be written: {problem.strerror}",
             "Make room, mount it writable, or give it to the user of `mailhooks serve`; until then "
@@ -108,13 +112,44 @@ def space(
     text = f"{folder}: " + ", ".join(f"{share:.0%} of {it} free" for it, share in shares.items())
     if least >= SCARCE:
         return ok(name, text)
-    level = Level.ERROR if least < EXHAUSTED else Level.WARNING
+    level = Level.FAILED if least < EXHAUSTED else Level.WARNING
     return Finding(
         name,
         level,
         text,
         f"Free some {what} on that file system; on a full one nothing that users teach is kept.",
     )
+
+
+def file_system(name: str, folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> Finding:
+    """Whether files survive a restart of the machine, by the kind of file system (proc(5)).
+
+    Args:
+        name: of the finding.
+        folder: what lies on it.
+        mounts: the kernel's list.
+    """
+    where = folder.resolve()
+    best, kind = -1, ""
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        point, _, rest = line.partition(" - ")
+        mounted = Path(point.split()[4].replace("\\040", " "))
+        # Of two on one place, the later one hides the other.
+        if where.is_relative_to(mounted) and len(mounted.parts) >= best:
+            best, kind = len(mounted.parts), rest.split()[0]
+    if kind in IN_MEMORY:
+        return warning(
+            name,
+            f"{folder}: on {kind}, which forgets everything when the machine restarts",
+            "Put it on a disk, or mount one there.",
+        )
+    if kind.startswith(REMOTE):
+        return warning(
+            name,
+            f"{folder}: on {kind}, over the network: its syncs and locks are not to be relied on",
+            "Put it on a disk of this host.",
+        )
+    return ok(name, f"{folder}: on {kind or 'a file system of unknown kind'}")
 
 
 def samples_waiting(folder: Path) -> Finding:
@@ -129,8 +164,14 @@ def samples_waiting(folder: Path) -> Finding:
         return _unreadable(name, folder / "new", problem)
     text = f"{folder}: {_count(ages, 'sample')} waiting"
     oldest_s = max(ages, default=0.0)
-    if ages:
+    if oldest_s > 0:
         text += f", the oldest for {_span(oldest_s)}"
+    if min(ages, default=0.0) < -FUTURE_S:
+        return warning(
+            name,
+            f"{text}, the newest from {_span(-min(ages))} in the future",
+            "The clock was set back: see that it is right now. Samples are learned all the same.",
+        )
     if oldest_s <= SAMPLE_OLD_S:
         return ok(name, text)
     return warning(
@@ -144,7 +185,7 @@ def samples_waiting(folder: Path) -> Finding:
 def _sample_age_s(name: str) -> float:
     # A spool file's name begins with its time of arrival; a strange file has no age.
     stamp = name.partition(".")[0]
-    return max(0.0, time.time() - int(stamp) / 1e9) if stamp.isdecimal() else 0.0
+    return time.time() - int(stamp) / 1e9 if stamp.isdecimal() else 0.0
 
 
 def samples_set_aside(folder: Path) -> Finding:
@@ -191,7 +232,7 @@ def _drop_mode(folder: Path, daemon_uid: int | None, mail_uids: Iterable[int]) -
         uid for uid in mail_uids if not access.may(uid, status, access.WRITE | access.ENTER)
     ]
     if shut_out:
-        return error(
+        return failed(
             name,
             f"{folder}: {access.all_named(shut_out)} may not write into it (mode {mode})",
             f"chmod 3733 {folder}, or what users teach while `mailhooks serve` is away is lost.",
@@ -199,7 +240,7 @@ def _drop_mode(folder: Path, daemon_uid: int | None, mail_uids: Iterable[int]) -
     # Its sticky bit keeps everybody but the owner from removing others' files.
     if daemon_uid not in (None, 0, status.st_uid):
         user = access.named(daemon_uid or 0)
-        return error(
+        return failed(
             name,
             f"{folder}: belongs to {owner}, so `mailhooks serve`, which runs as {user}, "
             "cannot empty it",
@@ -258,7 +299,7 @@ def _calls(folder: Path) -> list[Finding]:
 
 
 def _unreadable(name: str, folder: Path, problem: OSError) -> Finding:
-    return error(
+    return failed(
         name,
         f"{folder}: cannot be read: {problem.strerror}",
         "Run the doctor as root, or give the folder to the user of `mailhooks serve`.",

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from mailhooks.config import uids_of
 from mailhooks.daemon import CLASSIFY_SOCKET, LEARN_SOCKET
-from mailhooks.doctor import configuration, folders, probe, servers, sockets
+from mailhooks.doctor import configuration, folders, probe, redis, rspamd, sockets
 from mailhooks.doctor.check import Check, Finding, run
+from mailhooks.doctor.dovecot import dovecot
 from mailhooks.doctor.ledger import ledger
+from mailhooks.doctor.live import live as run_live
+from mailhooks.doctor.postfix import postfix
 from mailhooks.errors import SpoolError
 from mailhooks.message import content_digest
 from mailhooks.spool import Spool
@@ -29,7 +32,7 @@ def examine(path: Path, *, timeout_s: float = TIMEOUT_S) -> list[Finding]:
 
     Args:
         path: the settings file.
-        timeout_s: after that, what has not answered is an error.
+        timeout_s: after that, what has not answered has failed.
     """
     settings, found = configuration.settings_file(path)
     if settings is None:
@@ -37,13 +40,27 @@ def examine(path: Path, *, timeout_s: float = TIMEOUT_S) -> list[Finding]:
     return found + run(_checks(path, settings), timeout_s=timeout_s)
 
 
+def live(path: Path, user: str, *, smtp: str, lmtp: str | None) -> list[Finding]:
+    """Send, deliver, learn and unlearn test messages on the host that a settings file describes.
+
+    Args:
+        path: the settings file; if it is wrong, nothing is done, since ``examine`` says so.
+        user: a Dovecot user.
+        smtp: where mail comes in, ``host:port``.
+        lmtp: where Postfix delivers, ``host:port`` or ``unix:/path``; None to find out.
+    """
+    settings, _ = configuration.settings_file(path)
+    return [] if settings is None else run_live(settings, user, smtp=smtp, lmtp=lmtp)
+
+
 def _checks(path: Path, settings: Settings) -> list[Check]:
-    daemon, learning = settings.daemon, settings.learning
+    daemon, learning, score = settings.daemon, settings.learning, settings.score
+    dump = rspamd.Dump(settings.doctor.rspamadm)
     mail_uids = uids_of(daemon.mail_users)
     uid = _owner(daemon.spool_dir)
     return [
         Check("settings private", partial(configuration.settings_private, path, settings)),
-        Check("key file", lambda: configuration.key_file(settings.score.key_file)[1]),
+        Check("key file", lambda: configuration.key_file(score.key_file, uid, score.max_age_s)[1]),
         Check("spool", partial(folders.spool, daemon.spool_dir)),
         Check("drop folder", partial(folders.drop, daemon.drop_dir, uid, mail_uids)),
         Check("ledger", partial(ledger, learning.ledger_file, uid)),
@@ -58,9 +75,15 @@ def _checks(path: Path, settings: Settings) -> list[Check]:
             ),
         ),
         Check(sockets.MILTER, partial(sockets.milter, settings.milter.socket)),
-        Check("rspamd scan", partial(servers.scans, settings.rspamd)),
-        Check("rspamd learn", partial(servers.learns, settings.rspamd)),
-        Check("redis", partial(servers.statistics, settings.redis)),
+        Check("health", partial(sockets.metrics, daemon.metrics)),
+        Check("rspamd scan", partial(rspamd.scans, settings.rspamd)),
+        Check("rspamd learn", partial(rspamd.learns, settings.rspamd)),
+        Check("rspamd configuration", partial(_rspamd, settings, dump)),
+        Check("redis", partial(redis.statistics, settings.redis)),
+        Check(
+            "postfix", partial(postfix, settings.doctor, settings.milter.socket, dump.milter_ports)
+        ),
+        Check("dovecot", partial(dovecot, settings)),
     ]
 
 
@@ -76,6 +99,11 @@ def _classify(settings: Settings, mail_uids: frozenset[int]) -> list[Finding]:
     if keys and settings.learning.learn_on_delivery != "off":
         _take_back(Spool(settings.daemon.spool_dir))
     return found
+
+
+def _rspamd(settings: Settings, dump: rspamd.Dump) -> list[Finding]:
+    keys, _ = configuration.key_file(settings.score.key_file)
+    return rspamd.configuration(dump, settings.rspamd, keys)
 
 
 def _take_back(spool: Spool) -> None:
