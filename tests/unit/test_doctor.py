@@ -10,6 +10,7 @@ import sqlite3
 import struct
 import threading
 import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,14 +28,25 @@ from mailhooks.config import (
 )
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.evidence import Evidence
-from mailhooks.doctor import access, configuration, examine, folders, host, probe, redis, rspamd, sockets
-from mailhooks.doctor.check import Check, Finding, Level, failed, ok, run, warning
+from mailhooks.doctor import (
+    access,
+    configuration,
+    examine,
+    folders,
+    host,
+    probe,
+    redis,
+    rspamd,
+    sockets,
+)
+from mailhooks.doctor.check import Check, Finding, Level, failed, ok, run, skipped, warning
 from mailhooks.doctor.ledger import ledger
 from mailhooks.dovecot import ScriptCall, ScriptServer
 from mailhooks.keys import KeyRing, format_keys, new_key
 from mailhooks.ledger import SqliteLedger
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest
+from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Label, Spool
 
 if TYPE_CHECKING:
@@ -42,6 +54,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OK, WARNING, FAILED = Level.OK, Level.WARNING, Level.FAILED
+NOT_OURS = {"spool space", "spool file system"}  # what the machine is short of
 STRANGER = 54321  # a uid that no account of the machine has
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
@@ -157,6 +170,31 @@ def test_a_key_file_that_is_missing_or_wrong(tmp_path: Path) -> None:
     assert "line 1" in found[0].text
 
 
+def test_a_key_file_that_the_daemon_may_not_read(tmp_path: Path) -> None:
+    """An error that names its user."""
+    path = tmp_path / "keys"
+    path.write_text(format_keys(KeyRing((new_key(),))), encoding="utf-8")
+    path.chmod(0o600)
+    finding = only(configuration.key_file(path, STRANGER)[1])
+    assert (finding.level, f"uid {STRANGER}" in finding.text) == (FAILED, True)
+    assert "chown" in finding.advice
+
+
+@pytest.mark.parametrize(("age_s", "level"), [(10, OK), (1000, WARNING)])
+def test_an_old_key_that_signed_nothing_that_counts(
+    tmp_path: Path, age_s: float, level: Level
+) -> None:
+    """It may go once the last score it signed has expired."""
+    path = tmp_path / "keys"
+    keys = KeyRing((new_key(), new_key()))
+    path.write_text(format_keys(keys), encoding="utf-8")
+    path.chmod(0o600)
+    os.utime(path, (0, time.time() - age_s))
+    finding = only(configuration.key_file(path, None, 500)[1])
+    assert finding.level is level
+    assert level is OK or keys.keys[1].key_id in finding.text
+
+
 # folders.py
 
 
@@ -176,7 +214,7 @@ def test_a_spool_in_order(spool: Spool) -> None:
     spool.put(sample(), b"message")
     before = sorted(spool.folder.rglob("*"))
     found = folders.spool(spool.folder)
-    assert {name: level for name, level in levels(found).items() if name != "spool space"} == {
+    assert {name: level for name, level in levels(found).items() if name not in NOT_OURS} == {
         "spool": OK,
         "spool writable": OK,
         "spool waiting": OK,
@@ -263,6 +301,29 @@ def test_samples_set_aside(spool: Spool) -> None:
     assert finding.level is WARNING
     assert "1 sample set aside" in finding.text
     assert "mailhooks queue list" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("ext4", OK), ("tmpfs", WARNING), ("nfs4", WARNING), ("zfs", OK)]
+)
+def test_the_kind_of_file_system(tmp_path: Path, kind: str, level: Level) -> None:
+    """What forgets at a restart, or cannot be relied on, is a warning; the innermost mount counts."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"22 1 0:2 / / rw - tmpfs none rw\n23 22 0:3 / {tmp_path} rw,x shared:1 - {kind} none rw\n",
+        encoding="utf-8",
+    )
+    finding = folders.file_system("x", tmp_path / "spool", mounts)
+    assert (finding.level, kind in finding.text) == (level, True)
+
+
+def test_a_sample_from_the_future(spool: Spool) -> None:
+    """A warning: the clock was wrong, or is."""
+    later = time.time_ns() + 3 * 3600 * 10**9
+    (spool.folder / "new" / f"{later:020d}.1.0").touch()
+    finding = folders.samples_waiting(spool.folder)
+    assert (finding.level, "3 h in the future" in finding.text) == (WARNING, True)
+    assert "clock" in finding.advice
 
 
 @pytest.fixture
@@ -381,6 +442,22 @@ def test_a_ledger_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"x" * 4096)
     assert ledger(path, None)[0].level is FAILED
+
+
+def test_a_ledger_that_is_damaged(tmp_path: Path) -> None:
+    """An error, although it opens: SQLite looks through it."""
+    path = tmp_path / "ledger.sqlite"
+    SqliteLedger(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        page, number = (
+            file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count")
+        )
+    with path.open("r+b") as raw:
+        raw.seek(page * (number - 1))
+        raw.write(b"\xff" * page)
+    finding = ledger(path, None)[0]
+    assert (finding.level, "damaged" in finding.text) == (FAILED, True)
+    assert "backup" in finding.advice
 
 
 def test_a_ledger_that_the_daemon_may_not_write(tmp_path: Path) -> None:
@@ -606,19 +683,23 @@ def test_the_milter_is_asked_to_negotiate(reply: bytes, level: Level) -> None:
             thread.join()
 
 
-# servers.py
+# rspamd.py and redis.py
 
 
 @contextlib.contextmanager
-def fake_rspamd(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
-    """Answers each path with a status and a body; yields the URL."""
+def fake_rspamd(answers: dict[str, tuple[int, str]], *, ahead_s: float = 0.0) -> Iterator[str]:
+    """Answers each path with a status and a body, ``ID`` in it replaced; yields the URL."""
     loop = asyncio.new_event_loop()
     started, stop = threading.Event(), asyncio.Event()
     urls: list[str] = []
 
     async def handle(request: web.BaseRequest) -> web.Response:
         status, text = answers.get(request.path, (200, "pong"))
-        return web.Response(status=status, text=text)
+        text = text.replace("ID", request.headers.get("Settings-ID", "none"))
+        # Set here, since aiohttp's own is not ours to choose.
+        return web.Response(
+            status=status, text=text, headers={"Date": formatdate(time.time() + ahead_s)}
+        )
 
     async def serve() -> None:
         runner = web.ServerRunner(web.Server(handle))
@@ -643,7 +724,8 @@ def fake_rspamd(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
 
 EMPTY = (400, '{"error":"Empty body is not permitted"}')
 STAT: dict[str, Any] = {"version": "3.4", "statfiles": [{"symbol": "BAYES_SPAM"}]}
-SCAN: dict[str, Any] = {"score": 0.0, "symbols": {}}
+SCAN: dict[str, Any] = {"score": 0.0, "symbols": {}, "messages": {"mailhooks_settings": "ID"}}
+IN_ORDER = dict.fromkeys(["rspamd scan", "rspamd bayes", "rspamd settings", "clock"], OK)
 
 
 def learns(url: str) -> dict[str, Level]:
@@ -688,7 +770,7 @@ def test_a_scanning_worker_in_order() -> None:
     """It answers a ping, and runs nothing beside Bayes."""
     with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}) as url:
         found = rspamd.scans(RspamdSettings(scan_url=url))
-    assert levels(found) == {"rspamd scan": OK, "rspamd bayes": OK}
+    assert levels(found) == IN_ORDER
 
 
 def test_a_worker_that_ignores_our_settings() -> None:
@@ -696,7 +778,52 @@ def test_a_worker_that_ignores_our_settings() -> None:
     full = SCAN | {"symbols": {f"RULE{n}": {"score": 0} for n in range(30)}}
     with fake_rspamd({"/checkv2": (200, json.dumps(full))}) as url:
         found = rspamd.scans(RspamdSettings(scan_url=url))
-    assert levels(found) == {"rspamd scan": OK, "rspamd bayes": FAILED}
+    assert levels(found) == IN_ORDER | {"rspamd bayes": FAILED}
+
+
+def test_a_worker_that_does_not_know_our_settings() -> None:
+    """Rspamd ignores an unknown id in silence; the answer lacks its mark."""
+    with fake_rspamd({"/checkv2": (200, json.dumps(SCAN | {"messages": {}}))}) as url:
+        found = rspamd.scans(RspamdSettings(scan_url=url))
+    assert levels(found) == IN_ORDER | {"rspamd settings": FAILED}
+    assert "milter and delivery" in found[2].text
+    assert "local.d/settings.conf" in found[2].advice
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "level"),
+    [(0, OK), (-100, WARNING), (100, WARNING), (4000, FAILED), (-4000, WARNING)],
+)
+def test_the_clock_of_another_host(ahead_s: float, level: Level) -> None:
+    """Scores from the future are not believed, which nobody would guess."""
+    with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}, ahead_s=ahead_s) as url:
+        finding = rspamd.scans(RspamdSettings(scan_url=url))[3]
+    assert (finding.name, finding.level) == ("clock", level)
+    assert level is OK or "NTP" in finding.advice
+
+
+@pytest.mark.parametrize("key", ["classifier", "shared_classifier"])
+def test_a_classifier_of_a_name_that_rspamd_does_not_know(key: str) -> None:
+    """An error that names the setting; with its right name, the message has too few tokens."""
+    few = (204, '{"error":"contains less tokens than required for bayes classifier: 3 < 11"}')
+    unknown = (404, '{"error":"cannot find classifier with name wrong"}')
+    expected = ((few, OK), (unknown, FAILED))
+    for answer, level in expected:
+        with fake_rspamd({"/learnspam": answer, "/stat": (200, json.dumps(STAT))}) as url:
+            names = {"classifier": "", "shared_classifier": ""} | {key: "wrong"}
+            findings = asyncio.run(_named(RspamdSettings(learn_url=url, **names)))
+        assert only(findings).level is level
+        assert f"[rspamd] {key}" in findings[0].advice or level is OK
+
+
+async def _named(settings: RspamdSettings) -> list[Finding]:
+    async with RspamdClient(
+        scan_url=settings.learn_url,
+        learn_url=settings.learn_url,
+        classifier=settings.classifier,
+        shared_classifier=settings.shared_classifier,
+    ) as client:
+        return await rspamd._classifiers(client, settings)
 
 
 def test_scans_that_go_to_the_controller() -> None:
@@ -712,8 +839,8 @@ def test_servers_that_are_away(tmp_path: Path) -> None:
     settings = RspamdSettings(scan_url=url, learn_url=url)
     assert levels(rspamd.scans(settings)) == {"rspamd scan": FAILED}
     assert levels(rspamd.learns(settings)) == {"rspamd learn": FAILED}
-    redis = RedisSettings(url=f"unix://{tmp_path}/nobody")
-    assert levels(redis.statistics(redis)) == {"redis": FAILED}
+    nobody = RedisSettings(url=f"unix://{tmp_path}/nobody")
+    assert levels(redis.statistics(nobody)) == {"redis": FAILED}
 
 
 @pytest.mark.parametrize("url", ["redis://:geheim@127.0.0.1:1/0", "redis://:gehe/im@host:1/0"])
@@ -773,14 +900,15 @@ def test_whether_statistics_are_those_of_users(users: int, shared: int, level: L
     ("findings", "status"),
     [
         ([ok("a", "fine")], 0),
-        ([ok("a", "fine"), warning("b", "hm", "Look.")], 0),
-        ([warning("b", "hm", "Look."), failed("c", "bad", "Mend it.")], 1),
+        ([ok("a", "fine"), skipped("s", "not here", "Look there.")], 0),
+        ([ok("a", "fine"), warning("b", "hm", "Look.")], 1),
+        ([warning("b", "hm", "Look."), failed("c", "bad", "Mend it.")], 2),
     ],
 )
-def test_the_exit_status_tells_whether_there_are_errors(
+def test_the_exit_status_is_that_of_monitoring(
     monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int
 ) -> None:
-    """Warnings do not count; JSON holds what the lines say."""
+    """0, 1 or 2 as monitoring plug-ins have it; one line a finding, JSON holds the same."""
     monkeypatch.setattr("mailhooks.doctor.examine", lambda _path: findings)
     invoke = functools.partial(CliRunner().invoke, main)
     done = invoke(["doctor", "--json"])
@@ -789,8 +917,8 @@ def test_the_exit_status_tells_whether_there_are_errors(
     done = invoke(["doctor"])
     assert done.exit_code == status
     for finding in findings:
-        assert f"{finding.level.value:7} {finding.name}  {finding.text}\n" in done.stdout
-        assert finding.advice in done.stdout
+        mend = f" -> {finding.advice}" if finding.advice else ""
+        assert f"{finding.level.value:11} {finding.name}  {finding.text}{mend}\n" in done.stdout
     assert done.stdout.splitlines()[-1].startswith(f"{len(findings)} finding")
 
 
@@ -814,10 +942,19 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         ledger_file = "{tmp_path}/lib/ledger.sqlite"
         [redis]
         url = "unix://{tmp_path}/redis"
+        [doctor]
+        postconf = ["{tmp_path}/postconf"]
+        doveconf = ["{tmp_path}/doveconf"]
+        rspamadm = ["{tmp_path}/rspamadm"]
         """,
         encoding="utf-8",
     )
     found = levels(examine(path))
+    assert {name for name, level in found.items() if level is Level.SKIPPED} == {
+        "postfix",
+        "dovecot",
+        "rspamd configuration",
+    }
     assert {name for name, level in found.items() if level is FAILED} == {
         "key file",
         "spool",

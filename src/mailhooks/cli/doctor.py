@@ -64,15 +64,14 @@ def doctor(
     With --live, one message comes to the user by SMTP and one by LMTP, and another is learned and
     unlearned in the name of a user who does not exist. All of it is removed again.
     """
-    from mailhooks.doctor import examine
-    from mailhooks.doctor import live as live_check
+    from mailhooks.doctor import examine, try_out
 
     if live != bool(user):
         raise click.UsageError("give --live and --user together")
     path: Path = ctx.find_root().obj
     findings = examine(path)
     if user:
-        findings += live_check(path, user, smtp=smtp, lmtp=lmtp)
+        findings += try_out(path, user, smtp=smtp, lmtp=lmtp)
     if as_json:
         common.print_json([_as_json(finding) for finding in findings])
     else:

@@ -12,7 +12,7 @@ from mailhooks.doctor import configuration, folders, probe, redis, rspamd, socke
 from mailhooks.doctor.check import Check, Finding, run
 from mailhooks.doctor.dovecot import dovecot
 from mailhooks.doctor.ledger import ledger
-from mailhooks.doctor.live import live as run_live
+from mailhooks.doctor.live import live
 from mailhooks.doctor.postfix import postfix
 from mailhooks.errors import SpoolError
 from mailhooks.message import content_digest
@@ -40,7 +40,7 @@ def examine(path: Path, *, timeout_s: float = TIMEOUT_S) -> list[Finding]:
     return found + run(_checks(path, settings), timeout_s=timeout_s)
 
 
-def live(path: Path, user: str, *, smtp: str, lmtp: str | None) -> list[Finding]:
+def try_out(path: Path, user: str, *, smtp: str, lmtp: str | None) -> list[Finding]:
     """Send, deliver, learn and unlearn test messages on the host that a settings file describes.
 
     Args:
@@ -50,7 +50,7 @@ def live(path: Path, user: str, *, smtp: str, lmtp: str | None) -> list[Finding]
         lmtp: where Postfix delivers, ``host:port`` or ``unix:/path``; None to find out.
     """
     settings, _ = configuration.settings_file(path)
-    return [] if settings is None else run_live(settings, user, smtp=smtp, lmtp=lmtp)
+    return [] if settings is None else live(settings, user, smtp=smtp, lmtp=lmtp)
 
 
 def _checks(path: Path, settings: Settings) -> list[Check]:
