@@ -1,7 +1,8 @@
 """Many messages taught over a bounded number of connections, until somebody says stop.
 
-They are taught in rounds. Within one, several are under way at once; at its
-end none is, so that what Redis counts can be compared with what Rspamd said.
+They are taught in rounds. Within one, several of one class are under way at
+once; at its end none is, so that what Redis counts can be compared with what
+Rspamd said.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from mailhooks.teacher import Done, Result, Settled, Task
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
+    from mailhooks.lesson import Lesson
+
 CONNECTIONS = 8
 """Learns at once, unless told otherwise."""
 
@@ -36,8 +39,12 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
 
 
-def _all_again(unclear: Collection[Task]) -> Settled:
+async def _all_again(unclear: Collection[Task]) -> Settled:
     return Settled([], list(unclear))
+
+
+def _drop(_unclear: Collection[Task]) -> None:
+    pass
 
 
 class Batch:
@@ -47,6 +54,7 @@ class Batch:
         handle: :meth:`Teacher.teach` or :meth:`Teacher.foresee`.
         report: told of each result, once it is settled.
         settle: :meth:`Teacher.settle`, called while no task is under way.
+        abandon: :meth:`Teacher.abandon`, called if the run ends with something unsettled.
         connections: tasks at once.
         sleep: waits between tries.
         rng: jitter of retries.
@@ -54,10 +62,11 @@ class Batch:
 
     def __init__(
         self,
-        handle: Callable[[Task], Awaitable[Result]],
+        handle: Callable[[Task], Awaitable[Result | None]],
         report: Callable[[Task, Result], None],
         *,
-        settle: Callable[[Collection[Task]], Settled] = _all_again,
+        settle: Callable[[Collection[Task]], Awaitable[Settled]] = _all_again,
+        abandon: Callable[[Collection[Task]], None] = _drop,
         connections: int = CONNECTIONS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
@@ -65,6 +74,7 @@ class Batch:
         self._handle = handle
         self._report = report
         self._settle = settle
+        self._abandon = abandon
         self._connections = connections
         self._sleep = sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
@@ -75,6 +85,8 @@ class Batch:
         self._results: list[tuple[Task, Result]] = []
         self._errors: list[MailhooksError] = []
         self._begun = 0
+        self._lesson: Lesson | None = None
+        self._turned = False
         self._ended = False
         self.problems: list[str] = []
 
@@ -91,9 +103,16 @@ class Batch:
             RspamdMisconfigured: likewise, at once.
             LedgerError: likewise, at once.
         """
+        try:
+            await self._run(tasks)
+        except BaseException:
+            self._abandon(self._unclear)
+            raise
+
+    async def _run(self, tasks: AsyncIterator[Task]) -> None:
         failures = 0
         while not self._stop.is_set() and (self._again or not self._ended):
-            self._begun = 0
+            self._begun, self._lesson, self._turned = 0, None, False
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._connections):
                     group.create_task(self._work(tasks))
@@ -118,13 +137,19 @@ class Batch:
             except MailhooksError as error:
                 self._unclear.append(task)
                 self._errors.append(error)
+            except asyncio.CancelledError:
+                self._unclear.append(task)
+                raise
             else:
-                # Without the message: a round may hold many large ones.
-                self._results.append((replace(task, raw=b""), result))
+                if result is None:
+                    self._unclear.append(task)
+                else:
+                    # Without the message: a round may hold many large ones.
+                    self._results.append((replace(task, raw=b""), result))
 
     async def _next(self, tasks: AsyncIterator[Task]) -> Task | None:
         async with self._turn:
-            if self._stop.is_set() or self._errors or self._begun == ROUND:
+            if self._stop.is_set() or self._errors or self._turned or self._begun == ROUND:
                 return None
             task = self._again.popleft() if self._again else await self._read(tasks)
         # What was being read when somebody pressed Ctrl-C may be cut short.
@@ -133,6 +158,11 @@ class Batch:
         if self._errors:  # since the task was read
             self._again.append(task)
             return None
+        if self._lesson not in (None, task.lesson):
+            self._turned = True
+            self._again.appendleft(task)
+            return None
+        self._lesson = task.lesson
         self._begun += 1
         return task
 
@@ -149,17 +179,17 @@ class Batch:
 
     async def _settled(self) -> Settled:
         """Settle the round and report its results; tasks to be handled again come first next."""
-        unclear, self._unclear = self._unclear, []
         failures = 0
         while True:
             try:
-                settled = self._settle(unclear)
+                settled = await self._settle(self._unclear)
                 break
             except StatisticsError:
                 failures += 1
                 if failures == TRIES:
                     raise
                 await self._wait(failures)
+        self._unclear = []
         self._results += [(task, Result(Done.LEARNED)) for task in settled.learned]
         for task, result in self._results:
             self._report(task, result)

@@ -25,14 +25,14 @@ OWN_HALF: Final = 5
 SHARED_HALF: Final = 50
 """Evidence at which the shared opinion counts half of what the own one leaves."""
 
-POINTS_PER_LOGIT: Final = 4.0
-"""Points for each unit of log-odds: a probability of 82 % makes the usual threshold of 6."""
+POINTS_PER_LOGIT: Final = 5.0
+"""Points for each unit of log-odds: a probability of 77 % makes the usual threshold of 6."""
 
 MOST_POINTS: Final = 12.0
 """The most points for or against: twice the usual threshold.
 
 A user who is sure must be able to outvote the milter score both ways. Mailing
-lists go down to some -5 points, well-made spam that somebody wants up to 15.
+lists go down to some -5 points, offers that somebody wants up to 15.
 """
 
 SUREST: Final = 5e-5

@@ -6,17 +6,23 @@ old one stays until the last mail it signed has been delivered.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
+import os
 import re
 import secrets
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailhooks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}\Z")
 MIN_SECRET_CHARS = 32
@@ -116,3 +122,132 @@ def load_keys(path: Path) -> KeyRing:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError([f"key file cannot be read: {reason}"], str(path)) from error
     return parse_keys(text, str(path))
+
+
+def add_key(text: str, key: Key, *, signs: bool) -> str:
+    """The text of a key file with one more key: on top, where it signs, or last.
+
+    Raises:
+        ConfigError: there is a key of this id already.
+    """
+    lines, where = _lines(text)
+    if key.key_id in where:
+        raise ConfigError([f"there is a key {key.key_id} already"])
+    line = f"{key.key_id} {key.secret.decode('ascii')}\n"
+    lines.insert(min(where.values(), default=len(lines)) if signs else len(lines), line)
+    return "".join(lines)
+
+
+def use_key(text: str, key_id: str) -> str:
+    """The text of a key file with this key on top, where it signs.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    lines, where = _lines(text)
+    line = lines.pop(_found(where, key_id))
+    lines.insert(min(where.values()), line)
+    return "".join(lines)
+
+
+def remove_key(text: str, key_id: str) -> str:
+    """The text of a key file without this key.
+
+    Raises:
+        ConfigError: there is no such key, or it is the one that signs.
+    """
+    lines, where = _lines(text)
+    if _found(where, key_id) == min(where.values()):
+        raise ConfigError(
+            [f"{key_id} signs: rotate, or let another one sign (key use), and remove it later"]
+        )
+    del lines[where[key_id]]
+    return "".join(lines)
+
+
+def _lines(text: str) -> tuple[list[str], dict[str, int]]:
+    """The lines, each with its end, and which of them hold which key; comments stay in place."""
+    lines = [f"{line}\n" for line in text.splitlines()]
+    words = [line.split() for line in lines]
+    return lines, {
+        found[0]: number
+        for number, found in enumerate(words)
+        if found and not found[0].startswith("#")
+    }
+
+
+def _found(where: dict[str, int], key_id: str) -> int:
+    if key_id not in where:
+        raise ConfigError([f"there is no key {key_id}, only {', '.join(where) or 'none'}"])
+    return where[key_id]
+
+
+def change_keys(path: Path, change: Callable[[str], str]) -> KeyRing:
+    """Replace a key file by a changed one: wholly or not at all, with its mode and owner.
+
+    A file that is missing is made, readable by its owner only. Services read
+    keys when they start, so they go on with those they have.
+
+    Args:
+        path: of the key file.
+        change: from its text to the new one; empty if the file is missing.
+
+    Returns:
+        The keys that are now in the file.
+
+    Raises:
+        ConfigError: the file cannot be read or written, is wrong, or would be.
+    """
+    real = path.resolve()  # else a link would be replaced, and what it names stay as it was
+    try:
+        with _locked(real.parent):
+            old = real.read_text(encoding="utf-8") if real.exists() else ""
+            if _lines(old)[1]:
+                parse_keys(old)
+            new = change(old)
+            ring = parse_keys(new)
+            _replace(real, new)
+    except ConfigError as error:
+        raise ConfigError(error.problems, str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError([f"key file cannot be changed: {reason}"], str(path)) from error
+    return ring
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            if path.exists():
+                status = path.stat()
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+                shutil.copystat(path, name)  # access control lists are among it
+                os.utime(name)
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+    with _opened(path.parent) as folder:
+        os.fsync(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One change at a time, so that of two keys added at once none is lost."""
+    with _opened(folder) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 from mailhooks.errors import StatisticsError
-from mailhooks.lesson import SHARED_USER
+from mailhooks.lesson import SHARED_USER, Lesson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 _SETS = ("BAYES_SPAM_keys", "BAYES_HAM_keys")
 _LEARNS = ("learns_spam", "learns_ham")
+_CLASS = {Lesson.SPAM: "S", Lesson.HAM: "H"}
 _OF_A_USER = ("version", *_LEARNS)
 _TOKEN = re.compile(rb"\d{1,20}")
 _WORDS = (b"tokens", b"z")
@@ -134,6 +135,38 @@ class Statistics:
             for name in _SETS:
                 self._redis.srem(name, own)
         return Forgotten(learned.spam, learned.ham, tokens)
+
+    def removed_tokens(self, beginning: str) -> dict[str, list[bytes]]:
+        """Remove all users whose names begin so; returns the tokens of each.
+
+        Args:
+            beginning: which no name of a real user has.
+        """
+        start = (self._prefix + beginning).encode()
+        tokens: dict[str, list[bytes]] = {}
+        with _explained(self._url):
+            pattern = _GLOB_SPECIAL.sub(r"\\\g<0>", self._prefix + beginning) + "*"
+            for key in self._redis.scan_iter(match=pattern, count=_AT_ONCE):
+                owner, separator, token = key.rpartition(b"_")
+                if separator and _TOKEN.fullmatch(token):
+                    user = owner[len(start) - len(beginning.encode()) :].decode()
+                    tokens.setdefault(user, []).append(token)
+                self._redis.unlink(key)
+            for name in _SETS:
+                for member in self._redis.sscan_iter(name, match=pattern, count=_AT_ONCE):
+                    self._redis.srem(name, member)
+        return tokens
+
+    def share_held(self, user: str, lesson: Lesson, tokens: Collection[bytes]) -> float:
+        """How many of some tokens a user's statistics hold for a class, from 0 to 1."""
+        if not tokens:
+            return 0.0
+        with _explained(self._url):
+            pipeline = self._redis.pipeline(transaction=False)
+            for token in tokens:
+                pipeline.hget(f"{self._prefix}{user}_".encode() + token, _CLASS[lesson])
+            held = sum(float(count or 0) > 0 for count in pipeline.execute())
+        return held / len(tokens)
 
     def clear_learn_cache(self) -> int:
         """Remove Rspamd's learn cache of all users; returns how many messages it knew."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import hashlib
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from mailhooks.errors import RspamdUnavailable
+from mailhooks.errors import LedgerError, RspamdUnavailable
 from mailhooks.ledger import Answer, Outcome, Taught
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest
@@ -24,10 +25,12 @@ from mailhooks.rspamd import LearnStatus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
+    from mailhooks.evidence import Evidence
     from mailhooks.ledger import Ledger
     from mailhooks.rspamd import RspamdClient
 
 TOO_LARGE = "too-large"
+_MARK = "hand."
 
 
 class Done(enum.Enum):
@@ -98,8 +101,8 @@ class Teacher:
 
     Rspamd's word is not enough: 3.4 says "learned" while Redis is away. So
     answers are kept back until :meth:`settle` has compared them with the counts
-    of learned messages in Redis. Whatever is lost before that is taught again by
-    the next run, which Rspamd answers with "already learned".
+    of learned messages in Redis. What a run could not prove it leaves a mark for
+    (:meth:`abandon`), and the next run finds out about it before it teaches it.
 
     The ledger is called right here and not in a thread: a program that only
     teaches has nothing else to do while the ledger is locked, and going to a
@@ -115,6 +118,7 @@ class Teacher:
             anyway; they are left to it.
         count: how many messages of each class Redis counts for a user; None to
             take Rspamd's word.
+        evidence: tells which messages were learned when only their number is known.
         clock: seconds since the epoch.
     """
 
@@ -128,6 +132,7 @@ class Teacher:
         retry_refused: bool = True,
         waiting: Collection[tuple[str, str]] = (),
         count: Callable[[str], Mapping[Lesson, int]] | None = None,
+        evidence: Evidence | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
@@ -141,14 +146,20 @@ class Teacher:
         self._answers: dict[tuple[str, str], Answer] = {}
         self._clock = clock
         self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+        self._evidence = evidence
+        self._marks = {name for name in ledger.attempts() if name.startswith(_MARK)}
 
     async def foresee(self, task: Task) -> Result:
         """What :meth:`teach` would come to if Rspamd learned everything it is asked to."""
         taught = self._taught(task)
         return self._without_asking(task, taught) or Result(_learned(task, taught))
 
-    async def teach(self, task: Task) -> Result:
+    async def teach(self, task: Task) -> Result | None:
         """Teach a message, unless the statistics hold it as this already; then :meth:`settle`.
+
+        Returns:
+            What became of it; None if an earlier run left it unclear, which is for
+            :meth:`settle` to find out.
 
         Raises:
             RspamdUnavailable: it is not clear whether it was taught; see :meth:`settle`.
@@ -163,12 +174,11 @@ class Teacher:
             result = self._without_asking(task, taught)
             if result is not None:
                 return result
-            learn = (
-                self._rspamd.learn_spam if task.lesson is Lesson.SPAM else self._rspamd.learn_ham
-            )
+            if self._evidence is not None and self._marks and _mark(task) in self._marks:
+                return None
             if self._count is not None and task.user not in self._before:
                 self._before[task.user] = self._count(task.user)
-            answer = await learn(task.raw, user=task.user, bulk=True)
+            answer = await self._rspamd.learn(task.raw, task.lesson, user=task.user, bulk=True)
             self._note(task, answer.status)
         if answer.status is LearnStatus.LEARNED:
             return Result(_learned(task, taught))
@@ -191,33 +201,71 @@ class Teacher:
             return Result(Done.REFUSED, f"{last.detail}, as before")
         return None
 
-    def settle(self, unclear: Collection[Task] = ()) -> Settled:
+    async def settle(self, unclear: Collection[Task] = ()) -> Settled:
         """Prove what was taught since the last time and write it down; call it between learns.
 
+        All that was taught since is of one class, or counts could not tell what is missing.
+
         Args:
-            unclear: tasks whose learn ended with RspamdUnavailable.
+            unclear: tasks whose learn ended with RspamdUnavailable, and those that
+                :meth:`teach` left to this.
 
         Raises:
             RspamdUnavailable: Redis counts less than Rspamd says it learned. Nothing is written
                 down, since nobody knows which messages were lost.
-            StatisticsError: Redis is away; call again.
+            StatisticsError: Redis is away, or Rspamd while it must be asked; call again.
+            RspamdMisconfigured: Rspamd does not let us ask.
             LedgerError: nothing was written down.
         """
-        learned = [task for task in unclear if (task.user, task.digest) in self._answers]
-        again = [task for task in unclear if (task.user, task.digest) not in self._answers]
+        learned: list[Task] = []
+        again: list[Task] = []
+        marked: list[Task] = []
+        for task in unclear:
+            if (task.user, task.digest) in self._answers:
+                learned.append(task)
+            else:
+                (marked if _mark(task) in self._marks else again).append(task)
         for user, before in self._before.items():
             surplus = self._surplus(user, before)
             doubtful = [task for task in again if task.user == user]
-            # More than were confirmed: the others ended, too, and only the answer was lost.
-            if doubtful and surplus >= len(doubtful):
-                for task in doubtful:
-                    self._note(task, LearnStatus.LEARNED)
-                    learned.append(task)
-                again = [task for task in again if task.user != user]
+            # More than were confirmed: others ended, too, and only the answer was lost.
+            found = await self._held(doubtful, surplus)
+            learned += found
+            again = [task for task in again if task not in found]
+        if marked and self._evidence is not None:
+            found = await self._evidence.held(marked)
+            learned += found
+            again += [task for task in marked if task not in found]
+        for task in learned:
+            self._note(task, LearnStatus.LEARNED)
         self._ledger.record(*self._answers.values())
+        for task in marked:
+            self._ledger.end_attempt(_mark(task))
+            self._marks.discard(_mark(task))
         self._answers.clear()
         self._before.clear()
         return Settled(learned, again)
+
+    def abandon(self, unclear: Collection[Task] = ()) -> None:
+        """Leave marks for the next run on what was not settled; never fails.
+
+        Args:
+            unclear: as in :meth:`settle`.
+        """
+        if self._evidence is None:
+            return
+        learned = [answer for answer in self._answers.values() if answer.outcome is Outcome.LEARNED]
+        with suppress(LedgerError):
+            for name in (*map(_mark, unclear), *map(_mark, learned)):
+                self._ledger.begin_attempt(name)
+
+    async def _held(self, doubtful: list[Task], count: int) -> list[Task]:
+        """Which of some messages were learned, of which so many were."""
+        if count >= len(doubtful):
+            return doubtful
+        if count <= 0 or self._evidence is None:
+            return []
+        return await self._evidence.held(doubtful, count)
 
     def _surplus(self, user: str, before: Mapping[Lesson, int]) -> int:
         """How many more learns Redis counts than Rspamd confirmed.
@@ -238,8 +286,6 @@ class Teacher:
             # Each lesson may have taken one message of the other class back.
             least = before[lesson] + confirmed[lesson] - confirmed[lesson.opposite]
             if now[lesson] < least:
-                self._answers.clear()
-                self._before.clear()
                 raise RspamdUnavailable(
                     f'Rspamd says "learned", but Redis counts {now[lesson]} {lesson.value} of '
                     f"{user} instead of {least}"
@@ -283,6 +329,12 @@ class Teacher:
                 del self._locks[key]
             else:
                 self._locks[key] = lock, waiting - 1
+
+
+def _mark(each: Task | Answer) -> str:
+    """What an unclear lesson is called among the ledger's attempts; tells neither user nor mail."""
+    words = f"{each.user}\0{each.lesson.value}\0{each.digest}"
+    return _MARK + hashlib.sha256(words.encode()).hexdigest()
 
 
 def _learned(task: Task, taught: Taught | None) -> Done:

@@ -23,14 +23,20 @@ from typing import Final
 
 from mailhooks.lesson import Lesson
 
-HAM_AHEAD: Final = 20
-"""So many more ham than spam a user may have: enough to begin with."""
+HAM_AHEAD: Final = 40
+"""Ham trains while it is not ahead of spam by so many messages: enough to begin with."""
 
-SPAM_AHEAD: Final = 20
-"""So many more spam than ham."""
+SPAM_AHEAD: Final = 10
+"""Likewise for spam, of which corrections bring more by themselves."""
 
-SURE: Final = 0.05
+SURE: Final = 0.1
 """Nearer to 0 or 1 than that, a probability has nothing to learn from the message."""
+
+SETTLE_S: Final = 3 * 86400.0
+"""Seconds a delivery is left alone before it trains, so that corrections come first."""
+
+AGREEING: Final = 2
+"""Users who must have taught a message the same before the shared statistics learn it."""
 
 CONFIDENT_SHARE: Final = 1 / 3
 """A sum up to this part of the threshold is far below it."""

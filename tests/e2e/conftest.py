@@ -62,9 +62,8 @@ def teach(lab: Lab) -> Teach:
             async with lab.rspamd() as rspamd:
                 user = lab.users[name].address
                 for lesson, messages in ((Lesson.SPAM, spam), (Lesson.HAM, ham)):
-                    one = rspamd.learn_spam if lesson is Lesson.SPAM else rspamd.learn_ham
                     for message in messages:
-                        result = await one(message, user=user, bulk=True)
+                        result = await rspamd.learn(message, lesson, user=user, bulk=True)
                         assert result.learned, result
 
         asyncio.run(run())

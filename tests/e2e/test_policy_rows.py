@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import smtplib
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 from delivered import identified, message_id, status
+from lmtp import UnixLmtp
 from parts import forget_shared
 
 from mailhooks.lab.host import DOMAIN, MAIL_UID
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
     from mailhooks.lab import Lab
 
 Train = Callable[[str, LetterKind], None]
-
-
-class UnixLmtp(smtplib.LMTP):
-    """LMTP to a UNIX socket, as Postfix delivers."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        super().__init__("unix")
-
-    def _get_socket(self, *_args: object) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(60)
-        connection.connect(self._path)
-        return connection
 
 
 def deliver(lab: Lab, raw: bytes, name: str, sender: str = "sender@example.org") -> None:

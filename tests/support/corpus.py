@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 NEAR = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 
 
-def corpus_path() -> Path:
-    """Where the corpus is: ``CORPUS``, or beside the clone; skips the test if neither is there."""
+def find_corpus() -> Path | None:
+    """Where the corpus is: ``CORPUS``, or beside the clone; None if neither is there."""
     given = os.environ.get("CORPUS")
     path = Path(given) if given else next(iter(sorted(NEAR.glob("*.tar.xz"))), NEAR)
-    if not path.exists():
+    return path if path.exists() else None
+
+
+def corpus_path() -> Path:
+    """Where the corpus is; skips the test if there is none."""
+    path = find_corpus()
+    if path is None:
         pytest.skip("no corpus of real mail: set CORPUS to an archive or folder of messages")
     return path
 

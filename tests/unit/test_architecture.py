@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors"},
     {"message", "lesson", "retry", "keys", "config"},
-    {"score", "source", "setup"},
+    {"score", "source", "setup", "bayes", "training"},
     {
         "policy",
         "bayes",
@@ -26,8 +26,10 @@ RANKS = (
         "dovecot",
         "doveadm",
         "statistics",
+        "count",
     },
-    {"teacher"},
+    {"evidence"},
+    {"teacher", "explain", "tune"},
     {"account", "batch"},
     {"daemon", "milter"},
     {"lab", "doctor"},

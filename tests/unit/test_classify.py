@@ -11,16 +11,15 @@ import pytest
 from mailhooks.bayes import Opinion, blend, points
 from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
 from mailhooks.daemon.classify import Classifier
-from mailhooks.daemon.evidence import Evidence
+from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
 from mailhooks.keys import KeyRing, new_key
-from mailhooks.lesson import SHARED_USER
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.message import identity, read_header
 from mailhooks.rspamd import BayesOpinion, CheckResult, RspamdClient
 from mailhooks.rspamd.results import Symbol
 from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
-from mailhooks.statistics import Learned, Statistics
 
 KEYS = KeyRing((new_key(),))
 BARE = b"Message-ID: <1@x>\r\nFrom: a@x\r\nSubject: x\r\n\r\ny\r\n"
@@ -63,9 +62,10 @@ class FakeRspamd:
         return self.scan
 
 
-class FakeStatistics:
-    def learned(self, user: str) -> Learned:
-        return {"ann@x.example": Learned(30, 40), SHARED_USER: Learned(500, 400)}[user]
+COUNTS = {
+    "ann@x.example": {Lesson.SPAM: 30, Lesson.HAM: 40},
+    SHARED_USER: {Lesson.SPAM: 500, Lesson.HAM: 400},
+}
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ async def answer(
     rspamd: FakeRspamd, message: bytes, sender: str = "a@x", **policy: Any
 ) -> list[str]:
     """The three words of the answer."""
-    evidence = Evidence(cast("Statistics", FakeStatistics()), 2)
+    weights = Weights(COUNTS.__getitem__, 2)
     classifier = Classifier(
         cast("RspamdClient", rspamd),
         KEYS,
-        evidence,
+        weights,
         cast("Any", None),
         score=ScoreSettings(),
         policy=PolicySettings(**policy),
@@ -99,7 +99,7 @@ async def answer(
             .split(" ", 2)
         )
     finally:
-        evidence.close()
+        weights.close()
 
 
 async def test_both_opinions_are_blended_by_what_they_learned(rspamd: FakeRspamd) -> None:

@@ -10,9 +10,11 @@ import redis
 from click.testing import CliRunner
 
 from mailhooks.cli import main
+from mailhooks.dovecot.script_protocol import encode_request
 from mailhooks.errors import StatisticsError
-from mailhooks.ledger import WEEK_S, Answer, Outcome, SqliteLedger
+from mailhooks.ledger import WEEK_S, Answer, Decision, Outcome, Source, SqliteLedger
 from mailhooks.lesson import Lesson
+from mailhooks.policy import Folder, Reason
 from mailhooks.spool import Label, Spool
 from mailhooks.statistics import Learned, Statistics
 
@@ -98,7 +100,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
 def settings(tmp_path: Path) -> Path:
     path = tmp_path / "mailhooks.toml"
     path.write_text(
-        f'[daemon]\nspool_dir = "{tmp_path}/spool"\n'
+        f'[daemon]\nspool_dir = "{tmp_path}/spool"\ndrop_dir = "{tmp_path}/drop"\n'
+        "mail_users = []\n"
         f'[learning]\nledger_file = "{tmp_path}/ledger.sqlite"\n'
         "[redis]\nmin_learns = 20\n"
     )
@@ -195,8 +198,8 @@ def test_forget_asks_and_says_what_it_removed(
     refused = run(settings, "forget", "--user", "Anna", answer="n\n")
     assert refused.exit_code == 1
     assert (
-        "Forget anna: 2 spam and 1 ham in Redis, 2 messages in the ledger, 2 samples in the spool?"
-        in refused.stderr
+        "Forget anna: 2 spam and 1 ham in Redis, 2 messages in the ledger, 2 samples in the spool, "
+        "0 calls in the drop folder?" in refused.stderr
     )
     assert ledger.users() == ["anna"]
     output = run(settings, "forget", "--user", "Anna", answer="y\n").stdout
@@ -207,6 +210,38 @@ def test_forget_asks_and_says_what_it_removed(
     assert (fake.hashes, ledger.users()) == ({}, [])
     assert [entry.label.user for entry in spool.entries()] == ["bert"]
     assert [each.label.user for each in spool.all_set_aside() if each.label] == ["bert"]
+
+
+def test_forget_removes_calls_that_wait_in_the_drop_folder(
+    settings: Path, fake: FakeRedis, tmp_path: Path
+) -> None:
+    """Else the daemon would learn them once it is back; others' stay, and what is no call."""
+    fake.learns("anna", 1, 1)
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    args = ["cause=COPY", "from=INBOX", "to=Junk"]
+    for name, user in (("1", "Anna"), ("2", "bert"), (".being-written", "anna")):
+        (drop / name).write_bytes(encode_request(args, {"USER": user}) + b"Subject: x\r\n")
+    (drop / "3").write_bytes(b"no call of anna")
+    refused = run(settings, "forget", "-u", "anna", answer="n\n")
+    assert "1 call in the drop folder?" in refused.stderr
+    output = run(settings, "forget", "-u", "anna", "--yes").stdout
+    assert "drop folder: removed 1 call\n" in output
+    assert sorted(path.name for path in drop.iterdir()) == [".being-written", "2", "3"]
+
+
+def test_forget_goes_by_whose_statistics_would_learn(
+    settings: Path, fake: FakeRedis, tmp_path: Path
+) -> None:
+    """With shared mailboxes teaching their owners, that may be somebody else than who acted."""
+    settings.write_text(settings.read_text() + '[mailboxes]\nshared = "owner"\n')
+    fake.learns("anna", 1, 1)
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    owned = ["cause=COPY", "from=INBOX", "to=shared/anna/Junk"]
+    (drop / "1").write_bytes(encode_request(owned, {"USER": "bert"}) + b"Subject: x\r\n")
+    assert "removed 0 calls" in run(settings, "forget", "-u", "bert", "--yes").stdout
+    assert "removed 1 call\n" in run(settings, "forget", "-u", "anna", "--yes").stdout
 
 
 @pytest.mark.parametrize("user", ["anna", "a*", "an?a", "[a]nna", "an-na"])
@@ -255,3 +290,73 @@ def test_a_url_that_redis_does_not_know_is_our_error() -> None:
     """Should one slip through the settings."""
     with pytest.raises(StatisticsError):
         Statistics("http://x", "RS")
+
+
+def decision(digest: str, score: float, *, user: str = "anna", ago_s: float = 100.0) -> Decision:
+    return Decision(
+        user=user,
+        digest=digest,
+        time=time.time() - ago_s,
+        folder=Folder.JUNK if score >= 6 else Folder.INBOX,
+        reason=Reason.SCORE_ALONE,
+        source=Source.CARRIED,
+        objective=score,
+        threshold=6.0,
+    )
+
+
+def test_stats_tell_how_often_verdicts_were_wrong(
+    settings: Path, fake: FakeRedis, ledger: SqliteLedger
+) -> None:
+    """By week, of the good mail and of the spam, also for users who never taught anything."""
+    fake.learns("anna", 20, 20)
+    ledger.decide(
+        *(decision(f"ham{number}", 1.0) for number in range(7)),
+        decision("spam", 9.0, ago_s=1.5 * WEEK_S),
+        decision("wrong", 7.0),
+        decision("missed", 2.0),
+        decision("old", 9.0, ago_s=9 * WEEK_S),
+        decision("x", 1.0, user="bert"),
+    )
+    ledger.record(answer("wrong", Lesson.HAM), answer("missed", Lesson.SPAM))
+    row = json.loads(run(settings, "stats", "--user", "anna", "--json").stdout)[0]["verdicts"]
+    by_week = row.pop("by_week")
+    assert row == {
+        "inbox": 8,
+        "junk": 2,
+        "false_positives": 1,
+        "false_negatives": 1,
+        "false_positive_rate": 1 / 8,
+        "false_negative_rate": 1 / 2,
+    }
+    assert [week["junk"] for week in by_week] == [0, 0, 1, 1]
+    text = run(settings, "stats", "--user", "anna").stdout
+    assert "ham in Junk: 12.5% (1) of good mail in 4 weeks: 0 0 0 1" in text
+    assert "missed spam: 50.0% (1) of spam, in INBOX, in 4 weeks: 0 0 0 1" in text
+    lines = run(settings, "stats").stdout.splitlines()
+    assert lines[1].split()[-4:] == ["12.5%", "(1)", "50.0%", "(1)"]
+    assert lines[2].split()[0] == "bert"
+    assert lines[2].split()[-3:] == ["0.0%", "(0)", "-"]
+
+
+def test_tune_shows_what_other_thresholds_would_have_done(
+    settings: Path, ledger: SqliteLedger
+) -> None:
+    """With the threshold of this user, and the best one only if there is enough to go by."""
+    with settings.open("a") as file:
+        file.write('[policy]\nthresholds = { "anna" = 7.0 }\n')
+    ledger.decide(*(decision(str(number), 4.2) for number in range(19)), decision("old", 9.0))
+    ledger.record(*(answer(str(number), Lesson.SPAM, ago_s=1.0) for number in range(19)))
+    text = run(settings, "tune", "--user", "Anna").stdout
+    assert "anna: 20 verdicts since " in text
+    assert "19 corrections. Mail that was never corrected counts as right." in text
+    assert "Too few corrections to say which is best: it takes 20." in text
+    assert ["7.00", "0", "19", "now"] in [line.split() for line in text.splitlines()]
+
+    ledger.decide(decision("one more", 4.2))
+    ledger.record(answer("one more", Lesson.SPAM, ago_s=1.0))
+    found = json.loads(run(settings, "tune", "--user", "anna", "--json").stdout)
+    assert found["best"] == {"threshold": 4.0, "ham_in_junk": 0, "spam_in_inbox": 0}
+    assert found["now"] == {"threshold": 7.0, "ham_in_junk": 0, "spam_in_inbox": 20}
+    assert found["enough"] is True
+    assert run(settings, "tune", "--user", "nobody").stdout.startswith("nobody: 0 verdicts since ")

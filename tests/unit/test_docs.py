@@ -88,13 +88,15 @@ def test_alerts_ask_for_metrics_that_exist() -> None:
 
 def commands(command: click.Command, path: str) -> list[str]:
     """Every command below one, by its whole name."""
-    if isinstance(command, click.Group):
-        return [
-            name
-            for key, below in command.commands.items()
-            for name in commands(below, f"{path} {key}")
-        ]
-    return [path]
+    if not isinstance(command, click.Group):
+        return [path]
+    context = click.Context(command)
+    found: list[str] = []
+    for name in command.list_commands(context):
+        below = command.get_command(context, name)
+        assert below is not None
+        found += commands(below, f"{path} {name}")
+    return found
 
 
 @pytest.mark.parametrize("name", commands(main, "mailhooks"))

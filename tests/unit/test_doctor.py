@@ -27,7 +27,7 @@ from mailhooks.config import (
     Settings,
 )
 from mailhooks.daemon.classify import Classifier
-from mailhooks.daemon.evidence import Evidence
+from mailhooks.daemon.weights import Weights
 from mailhooks.doctor import (
     access,
     configuration,
@@ -519,7 +519,7 @@ def classifier(keys: KeyRing, samples: Any, threshold: float = 6.0) -> Classifie
     return Classifier(
         rspamd,
         keys,
-        Evidence(None, 2),
+        Weights(None, 2),
         samples,
         score=ScoreSettings(),
         policy=PolicySettings(threshold=threshold, full_scan=False),

@@ -19,10 +19,35 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from mailhooks.bayes import Opinion
 from mailhooks.errors import LedgerError
-from mailhooks.ledger import WEEK_S, Answer, Counts, Ledger, Outcome, SqliteLedger, Taught
+from mailhooks.ledger import (
+    DELIVERY,
+    WEEK_S,
+    Answer,
+    Counts,
+    Decided,
+    Decision,
+    Ledger,
+    Outcome,
+    Rates,
+    Source,
+    SqliteLedger,
+    Taught,
+)
 from mailhooks.ledger.schema import APPLICATION_ID, MIGRATIONS, migrate
 from mailhooks.lesson import Lesson
+from mailhooks.policy import (
+    Bayes,
+    Folder,
+    NoBayes,
+    NoBayesWhy,
+    NoScan,
+    NoScanWhy,
+    Reason,
+    decide,
+)
+from mailhooks.score import Course, MilterScore, NoScore, RspamdScore, Why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,15 +97,35 @@ def answer(
     digest: str = "d1",
     time: float = 0.0,
     detail: str = "",
+    origin: str = "move",
 ) -> Answer:
     return Answer(
         user=user,
         digest=digest,
         lesson=lesson,
         outcome=outcome,
-        origin="move",
+        origin=origin,
         time=time,
         detail=detail,
+    )
+
+
+def decision(
+    folder: Folder = Folder.INBOX, *, user: str = "ann", digest: str = "d1", time: float = 0.0
+) -> Decision:
+    return Decision(
+        user=user,
+        digest=digest,
+        time=time,
+        folder=folder,
+        reason=Reason.SUM,
+        source=Source.CARRIED,
+        objective=4.1,
+        threshold=6.0,
+        points=1.5,
+        probability=0.9,
+        own=Opinion(0.9, 201, 340),
+        queue_id="4XyZ1234abcd",
     )
 
 
@@ -226,6 +271,174 @@ def test_corrections_are_counted_by_week_since_a_time(ledger: Ledger) -> None:
         "ann": Counts(spam=1, outcomes={LEARNED: 3}, corrections={0: 2, 2: 1}),
         "bob": Counts(ham=1),
     }
+
+
+# What deliveries decided
+
+CARRIED = MilterScore(
+    score=4.1,
+    required=15.0,
+    action="no action",
+    course=Course.SCORED,
+    symbols=(("A", 4.1),),
+    queue_id="4Q",
+    time=1,
+)
+SCANNED = RspamdScore(
+    score=2.5, required=None, action="no action", course=Course.SCORED, symbols=()
+)
+BAYES = Bayes(3.2, 0.97, own=Opinion(0.99, 8, 9), shared=Opinion(0.8, 900, 800))
+
+
+@pytest.mark.parametrize(
+    ("milter", "scan", "bayes", "expected"),
+    [
+        (CARRIED, None, BAYES, (Source.CARRIED, 4.1, "", "", "", 3.2)),
+        (
+            NoScore(Why.EXPIRED),
+            SCANNED,
+            NoBayes(NoBayesWhy.DEADLINE),
+            (Source.SCANNED, 2.5, "expired", "", "deadline", None),
+        ),
+        (
+            NoScore(Why.ABSENT),
+            NoScan(NoScanWhy.OFF),
+            BAYES,
+            (Source.NONE, None, "absent", "off", "", 3.2),
+        ),
+    ],
+    ids=["carried", "scanned", "none"],
+)
+def test_a_verdict_comes_back_as_it_was_noted(
+    ledger: Ledger,
+    milter: MilterScore | NoScore,
+    scan: RspamdScore | NoScan | None,
+    bayes: Bayes | NoBayes,
+    expected: tuple[object, ...],
+) -> None:
+    """Each part of the verdict is there, or the reason why it was missing."""
+    verdict = decide(milter, bayes, 6.0, scan=scan)
+    noted = Decision.of(verdict, user="ann", digest="d1", time=12.5, queue_id="4Q")
+    ledger.decide(noted)
+    (found,) = ledger.decisions("ann", "d1")
+    assert found == Decided(noted)
+    assert (
+        noted.source,
+        noted.objective,
+        noted.no_milter,
+        noted.no_scan,
+        noted.no_bayes,
+        noted.points,
+    ) == expected
+    assert (noted.folder, noted.reason) == (verdict.folder, verdict.reason)
+    if isinstance(bayes, Bayes):
+        assert (noted.own, noted.shared) == (bayes.own, bayes.shared)
+
+
+def test_decisions_are_found_by_user_message_and_time(ledger: Ledger) -> None:
+    """Oldest first, whatever the order they were written in."""
+    ledger.decide(decision(time=20.0), decision(digest="d2", time=10.0), decision(user="bob"))
+    ledger.decide()
+
+    def times(user: str, digest: str | None = None, since: float = 0.0) -> list[float]:
+        return [each.decision.time for each in ledger.decisions(user, digest, since=since)]
+
+    assert times("ann") == [10.0, 20.0]
+    assert times("ann", "d1") == [20.0]
+    assert times("ann", since=15.0) == [20.0]
+    assert times("ann", "d3") == times("eve") == []
+
+
+def test_a_batch_of_decisions_is_written_wholly_or_not_at_all(ledger: Ledger) -> None:
+    """One that cannot be written takes the others of its call with it."""
+    with pytest.raises(LedgerError):
+        ledger.decide(decision(), decision(user="\udce9"))
+    assert ledger.decisions("ann") == []
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("folder", list(Folder))
+@pytest.mark.parametrize("lesson", list(Lesson))
+@pytest.mark.parametrize("late", [False, True], ids=["noted-first", "taught-first"])
+def test_a_lesson_that_contradicts_the_folder_is_a_correction(
+    ledger: Ledger, folder: Folder, lesson: Lesson, outcome: Outcome, late: bool
+) -> None:
+    """Whatever Rspamd makes of the lesson, and if the user was quicker than the ledger."""
+    if not late:
+        ledger.decide(decision(folder, time=10.0))
+    ledger.record(answer(lesson, outcome, time=11.0))
+    if late:
+        ledger.decide(decision(folder, time=10.0))
+    (found,) = ledger.decisions("ann", "d1")
+    assert (found.taught, found.taught_time) == (lesson, 11.0)
+    assert found.corrected is ((folder is Folder.JUNK) is (lesson is HAM))
+
+
+def test_what_a_delivery_taught_and_what_was_taught_before_correct_nothing(
+    ledger: Ledger,
+) -> None:
+    """Only the user's own word, and only about what had been decided by then."""
+    ledger.record(answer(SPAM, time=5.0))
+    ledger.decide(decision(time=10.0))
+    ledger.record(
+        answer(SPAM, time=11.0, origin=DELIVERY),
+        answer(SPAM, time=11.0, user="bob"),
+        answer(SPAM, time=11.0, digest="d2"),
+    )
+    (found,) = ledger.decisions("ann", "d1")
+    assert found == Decided(decision(time=10.0))
+
+
+def test_the_last_word_counts_and_belongs_to_the_last_decision_before_it(ledger: Ledger) -> None:
+    """A correction taken back is none, and the same message may come twice."""
+    ledger.decide(decision(time=10.0))
+    ledger.record(answer(SPAM, time=11.0))
+    ledger.decide(decision(Folder.JUNK, time=20.0))
+    ledger.record(answer(HAM, time=21.0), answer(SPAM, time=22.0))
+    first, second = ledger.decisions("ann", "d1")
+    assert (first.taught, first.corrected) == (SPAM, True)
+    assert (second.taught, second.corrected) == (SPAM, False)
+
+
+def test_rates_tell_each_users_wrong_verdicts_by_week(ledger: Ledger) -> None:
+    """Wrong is what the user turned round; week 0 begins at the time asked for."""
+    start = 1_000_000.0
+    for number in range(8):
+        folder = Folder.JUNK if number < 3 else Folder.INBOX
+        ledger.decide(decision(folder, digest=str(number), time=start + number))
+    ledger.decide(
+        decision(Folder.JUNK, digest="late", time=start + 2 * WEEK_S),
+        decision(Folder.JUNK, digest="old", time=start - 1),
+        decision(user="bob", time=start),
+    )
+    ledger.record(
+        answer(HAM, digest="0", time=start + 9),
+        answer(SPAM, digest="1", time=start + 9),
+        answer(SPAM, digest="5", time=start + 9),
+        answer(SPAM, digest="6", time=start + WEEK_S),
+    )
+    first = Rates(inbox=5, junk=3, false_positives=1, false_negatives=2)
+    assert ledger.rates(since=start) == {
+        "ann": {0: first, 2: Rates(junk=1)},
+        "bob": {0: Rates(inbox=1)},
+    }
+    assert ledger.rates("bob", since=start) == {"bob": {0: Rates(inbox=1)}}
+    assert ledger.rates("eve") == {}
+    assert (first.ham, first.spam) == (4, 4)
+    assert (first.false_positive_rate, first.false_negative_rate) == (1 / 4, 2 / 4)
+    assert (Rates().false_positive_rate, Rates().false_negative_rate) == (None, None)
+    assert first + Rates(junk=1) == Rates(inbox=5, junk=4, false_positives=1, false_negatives=2)
+
+
+def test_decisions_are_forgotten_with_their_user_and_pruned_by_age(ledger: Ledger) -> None:
+    """Nothing decided outlives the user's wish, or the time it is kept for."""
+    ledger.decide(decision(time=10.0), decision(digest="d2", time=20.0))
+    ledger.decide(*(decision(user="bob", digest=str(number), time=10.0) for number in range(2500)))
+    ledger.decide(decision(user="bob", time=20.0))
+    assert ledger.forget("ann") == 0
+    assert ledger.decisions("ann") == []
+    assert ledger.prune(20.0) == 0
+    assert [each.decision.time for each in ledger.decisions("bob")] == [20.0]
 
 
 # Forgetting
@@ -580,6 +793,22 @@ def test_a_lock_that_is_never_released_ends_in_an_error(
         ledger.record(answer())
 
 
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("SELECT id FROM decision WHERE user = '' AND digest = '' ORDER BY time, id", "message"),
+        ("SELECT count(*) FROM decision WHERE user = '' AND time > 0 AND taught = ''", "rates"),
+        ("SELECT id FROM decision WHERE time < 0 LIMIT 1", "time"),
+    ],
+)
+def test_a_million_decisions_are_asked_by_index(path: Path, query: str, index: str) -> None:
+    """No question about one user or one message reads the table of all."""
+    with closing(SqliteLedger(path)), connect(path) as db:
+        plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}"))
+    assert f"INDEX decision_{index} (" in plan
+    assert "SCAN" not in plan
+
+
 # Migrations
 
 FAKES = (
@@ -611,6 +840,7 @@ def test_a_ledger_of_every_older_version_becomes_a_new_one(tmp_path: Path, versi
         migrate(db, MIGRATIONS[:version])
     with closing(SqliteLedger(old)) as ledger:
         ledger.record(answer())
+        ledger.decide(decision())
     assert schema_of(old) == schema_of(new)
 
 

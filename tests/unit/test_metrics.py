@@ -21,9 +21,9 @@ from mailhooks.config import (
 )
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.dropbox import Dropbox
-from mailhooks.daemon.evidence import Evidence
 from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.samples import REFUSAL_S, Samples
+from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall, ScriptServer, call_script, encode_request
 from mailhooks.errors import (
     ConfigError,
@@ -92,12 +92,10 @@ class FakeRspamd:
         self.failures: list[Exception] = []
         self.status = LearnStatus.LEARNED
 
-    async def learn_spam(self, _message: bytes, **_how: Any) -> LearnResult:
+    async def learn(self, _message: bytes, _lesson: Lesson, **_how: Any) -> LearnResult:
         if self.failures:
             raise self.failures.pop(0)
         return LearnResult(self.status, "", 200)
-
-    learn_ham = learn_spam
 
     async def check_opinions(self, _message: bytes, **_how: Any) -> tuple[None, None]:
         if self.failures:
@@ -459,7 +457,7 @@ async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
     classifier = Classifier(
         cast("RspamdClient", rspamd),
         KeyRing((new_key(),)),
-        Evidence(None, 2),
+        Weights(None, 2),
         cast("Samples", None),
         score=ScoreSettings(),
         policy=PolicySettings(full_scan=False),

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from mailhooks.config import LearningSettings
-from mailhooks.daemon.samples import Samples, settled_lesson
+from mailhooks.daemon.groups import settled_lesson
+from mailhooks.daemon.samples import Samples
 from mailhooks.errors import (
     LedgerError,
     RspamdMisconfigured,
@@ -85,11 +86,10 @@ class FakeRspamd:
         self.under_way: set[str] = set()
         self.crowded = False
 
-    async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
-        return await self._learn(user, SPAM, message, bulk)
-
-    async def learn_ham(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
-        return await self._learn(user, HAM, message, bulk)
+    async def learn(
+        self, message: bytes, lesson: Lesson, *, user: str, bulk: bool = False
+    ) -> LearnResult:
+        return await self._learn(user, lesson, message, bulk)
 
     async def _learn(self, user: str, lesson: Lesson, message: bytes, bulk: bool) -> LearnResult:
         self.at_once += 1

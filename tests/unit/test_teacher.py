@@ -18,7 +18,7 @@ from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.teacher import TOO_LARGE, Done, Result, Task, Teacher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from mailhooks.rspamd import RspamdClient
 
@@ -42,11 +42,8 @@ class FakeRspamd:
             raise StatisticsError("Redis is away")
         return dict(self.counts)
 
-    async def learn_spam(self, message: bytes, *, user: str, bulk: bool) -> LearnResult:
-        return await self._learn("spam", message, user, bulk=bulk)
-
-    async def learn_ham(self, message: bytes, *, user: str, bulk: bool) -> LearnResult:
-        return await self._learn("ham", message, user, bulk=bulk)
+    async def learn(self, message: bytes, lesson: Lesson, *, user: str, bulk: bool) -> LearnResult:
+        return await self._learn(lesson.value, message, user, bulk=bulk)
 
     async def _learn(self, lesson: str, message: bytes, user: str, *, bulk: bool) -> LearnResult:
         assert bulk
@@ -67,6 +64,21 @@ class FakeRspamd:
                 self.counts[Lesson(lesson).opposite] -= 1
             self.held[user, message] = lesson
         return LearnResult(answer, "", 200)
+
+
+class FakeEvidence:
+    """Knows what the fake Rspamd holds; `count` is what it was told."""
+
+    def __init__(self, rspamd: FakeRspamd) -> None:
+        self._rspamd = rspamd
+        self.asked: list[tuple[int, int | None]] = []
+        self.failures: list[Exception] = []
+
+    async def held(self, tasks: Sequence[Task], count: int | None = None) -> list[Task]:
+        self.asked.append((len(tasks), count))
+        if self.failures:
+            raise self.failures.pop(0)
+        return [each for each in tasks if (each.user, each.raw) in self._rspamd.held]
 
 
 @pytest.fixture
@@ -110,7 +122,7 @@ async def test_what_is_learned_is_written_down_and_known_next_time(
     assert await teacher.teach(task()) == Result(Done.LEARNED)
     assert await teacher.teach(task()) == Result(Done.KNOWN)
     assert ledger.taught(ANNA, task().digest) is None
-    teacher.settle()
+    await teacher.settle()
     assert await teacher.teach(task()) == Result(Done.KNOWN)
     assert len(rspamd.asked) == 1
     taught = ledger.taught(ANNA, task().digest)
@@ -122,9 +134,9 @@ async def test_what_is_learned_is_written_down_and_known_next_time(
 async def test_the_opposite_lesson_relearns(teacher: Teacher, ledger: SqliteLedger) -> None:
     """A changed mind is sent to Rspamd and counted as a correction."""
     await teacher.teach(task())
-    teacher.settle()
+    await teacher.settle()
     assert await teacher.teach(task(lesson=Lesson.HAM)) == Result(Done.RELEARNED)
-    teacher.settle()
+    await teacher.settle()
     assert ledger.counts()[ANNA].ham == 1
     assert sum(ledger.counts()[ANNA].corrections.values()) == 1
 
@@ -146,11 +158,13 @@ async def test_a_refusal_says_why_and_is_tried_again_by_hand_only(
     refused = Result(Done.REFUSED, "too-few-tokens")
     assert await teacher.teach(task()) == refused
     assert await teacher.teach(task()) == refused
-    teacher.settle()
+    await teacher.settle()
     automatic = made(ledger, rspamd, retry_refused=False)
-    assert (await automatic.teach(task())).done is Done.REFUSED
+    again = await automatic.teach(task())
+    assert again is not None
+    assert again.done is Done.REFUSED
     assert len(rspamd.asked) == 2
-    assert (await automatic.teach(task(lesson=Lesson.HAM))).done is Done.LEARNED
+    assert await automatic.teach(task(lesson=Lesson.HAM)) == Result(Done.LEARNED)
 
 
 async def test_too_large_a_message_is_not_sent(teacher: Teacher, rspamd: FakeRspamd) -> None:
@@ -172,7 +186,7 @@ async def test_two_copies_at_once_are_learned_once(teacher: Teacher, rspamd: Fak
     """Rspamd might count both, since its cache is written after the learn."""
     results = await asyncio.gather(*(teacher.teach(task()) for _ in range(5)))
     assert len(rspamd.asked) == 1
-    assert [result.done for result in results] == [Done.LEARNED] + [Done.KNOWN] * 4
+    assert results == [Result(Done.LEARNED)] + [Result(Done.KNOWN)] * 4
     assert not teacher._locks
 
 
@@ -201,6 +215,7 @@ class Run:
             teacher.teach,
             lambda _task, result: self.results.append(result),
             settle=teacher.settle,
+            abandon=teacher.abandon,
             connections=connections,
             sleep=self._sleep,
         )
@@ -367,3 +382,103 @@ async def test_rounds_go_on_until_everything_is_taught(
     run = Run(teacher)
     await run.batch.run(stream(*tasks))
     assert len(run.results) == len(rspamd.asked) == len(tasks)
+
+
+def loses_answers(rspamd: FakeRspamd, *lost: int) -> None:
+    """Have Rspamd learn and die before it answers, at the given learns."""
+    learn, number = rspamd._learn, 0
+
+    async def learn_and_die(lesson: str, message: bytes, user: str, *, bulk: bool) -> LearnResult:
+        nonlocal number
+        number += 1
+        dies = number in lost
+        result = await learn(lesson, message, user, bulk=bulk)
+        if dies:
+            raise RspamdUnavailable("died")
+        return result
+
+    rspamd._learn = learn_and_die  # type: ignore[method-assign]
+
+
+async def test_of_several_unclear_ones_the_learned_are_found_and_not_sent_again(
+    ledger: SqliteLedger, rspamd: FakeRspamd
+) -> None:
+    """The count says how many of those under way were learned, the evidence which."""
+    evidence = FakeEvidence(rspamd)
+    run = Run(made(ledger, rspamd, evidence=evidence), connections=3)
+    loses_answers(rspamd, 2)
+    rspamd.answers = [RspamdUnavailable("died before")]
+    await run.batch.run(stream(*map(task, range(6))))
+    assert [result.done for result in run.results] == [Done.LEARNED] * 6
+    assert rspamd.counts[Lesson.SPAM] == 6
+    assert len(rspamd.asked) == 7
+    assert evidence.asked == [(2, 1)]
+
+
+async def test_what_a_run_could_not_clear_up_the_next_one_does(
+    ledger: SqliteLedger, rspamd: FakeRspamd
+) -> None:
+    """Redis stays away at the end: nothing learned before is sent again by the same command."""
+    evidence = FakeEvidence(rspamd)
+    run = Run(made(ledger, rspamd, evidence=evidence), connections=2)
+    loses_answers(rspamd, 3)
+    looks = iter([True])
+
+    def count(user: str) -> dict[Lesson, int]:
+        if next(looks, False):
+            return dict(rspamd.counts)
+        raise StatisticsError(f"no count of {user}")
+
+    run.batch._handle.__self__._count = count  # type: ignore[attr-defined]
+    with pytest.raises(StatisticsError):
+        await run.batch.run(stream(*map(task, range(10))))
+    assert run.results == []
+    sent = len(rspamd.asked)
+    assert rspamd.counts[Lesson.SPAM] == sent
+    again = Run(made(ledger, rspamd, evidence=evidence))
+    await again.batch.run(stream(*map(task, range(10))))
+    assert [result.done for result in again.results] == [Done.LEARNED] * 10
+    assert (len(rspamd.asked), rspamd.counts[Lesson.SPAM]) == (10, 10)
+    assert evidence.asked == [(sent, None)]
+    assert ledger.attempts() == {}
+
+
+async def test_evidence_that_cannot_be_had_is_waited_for(
+    ledger: SqliteLedger, rspamd: FakeRspamd
+) -> None:
+    """Rspamd, too, may need a while to come back."""
+    evidence = FakeEvidence(rspamd)
+    evidence.failures = [StatisticsError("Rspamd is away")] * 2
+    run = Run(made(ledger, rspamd, evidence=evidence), connections=3)
+    loses_answers(rspamd, 2)
+    rspamd.answers = [RspamdUnavailable("died before")]
+    await run.batch.run(stream(*map(task, range(6))))
+    assert rspamd.counts[Lesson.SPAM] == 6
+    assert len(evidence.asked) == 3
+
+
+async def test_a_cancelled_run_leaves_marks_for_what_was_under_way(
+    ledger: SqliteLedger, rspamd: FakeRspamd
+) -> None:
+    """Ctrl-C twice: the next run looks before it sends any of those again."""
+    evidence = FakeEvidence(rspamd)
+    run = Run(made(ledger, rspamd, evidence=evidence), connections=2)
+    running = asyncio.create_task(run.batch.run(stream(*map(task, range(9)))))
+    while len(rspamd.asked) < 5:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    again = Run(made(ledger, rspamd, evidence=evidence))
+    await again.batch.run(stream(*map(task, range(9))))
+    assert rspamd.counts[Lesson.SPAM] == 9
+    assert evidence.asked
+
+
+async def test_a_round_is_of_one_class(teacher: Teacher, rspamd: FakeRspamd) -> None:
+    """Or counts could not tell how many of which were learned."""
+    tasks = [task(number, Lesson.SPAM if number < 5 else Lesson.HAM) for number in range(10)]
+    run = Run(teacher, connections=8)
+    await run.batch.run(stream(*tasks))
+    assert rspamd.counts == {Lesson.SPAM: 5, Lesson.HAM: 5}
+    assert rspamd.most_at_once == 5

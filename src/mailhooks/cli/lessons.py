@@ -14,22 +14,23 @@ import click
 from mailhooks.batch import CONNECTIONS, Batch
 from mailhooks.cli import common
 from mailhooks.cli.tally import Tally
+from mailhooks.count import TIMEOUT_S, LearnCount
 from mailhooks.errors import MailhooksError
-from mailhooks.lesson import Lesson
+from mailhooks.evidence import Evidence
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
 from mailhooks.teacher import Done, Result, Task, Teacher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
-    from mailhooks.config import RedisSettings, Settings
+    from mailhooks.config import Settings
     from mailhooks.ledger import Ledger
+    from mailhooks.statistics import Statistics
 
     Tasks = Callable[[Ledger, Tally], AsyncGenerator[Task, None]]
 
 SAY_EVERY_S = 10.0
-REDIS_TIMEOUT_S = 5.0
 connections_option = click.option(
     "--connections",
     type=click.IntRange(1, 64),
@@ -103,7 +104,8 @@ async def _run(
                 max_message_bytes=settings.daemon.max_message_bytes,
                 retry_refused=by_hand,
                 waiting=frozenset() if by_hand else _waiting(settings),
-                count=_count_in(settings.redis),
+                count=_count_in(settings),
+                evidence=_evidence_in(settings, rspamd),
             )
 
             def report(task: Task, result: Result) -> None:
@@ -113,7 +115,13 @@ async def _run(
             if tally.dry_run:
                 batch = Batch(teacher.foresee, report, connections=connections)
             else:
-                batch = Batch(teacher.teach, report, settle=teacher.settle, connections=connections)
+                batch = Batch(
+                    teacher.teach,
+                    report,
+                    settle=teacher.settle,
+                    abandon=teacher.abandon,
+                    connections=connections,
+                )
             with _ctrl_c(batch, tally, on_stop):
                 try:
                     await batch.run(source)
@@ -127,19 +135,21 @@ async def _run(
     return tally
 
 
-def _count_in(redis: RedisSettings) -> Callable[[str], Mapping[Lesson, int]] | None:
-    """How many messages of each class Redis counts for a user; None if no Redis is configured."""
-    if not redis.url:
-        return None
-    from mailhooks.statistics import Statistics
+def _count_in(settings: Settings) -> LearnCount | None:
+    redis = settings.redis
+    return LearnCount(redis.url, redis.key_prefix, redis.shared_key) if redis.url else None
 
-    statistics = Statistics(redis.url, redis.key_prefix, timeout_s=REDIS_TIMEOUT_S)
 
-    def count(user: str) -> Mapping[Lesson, int]:
-        learned = statistics.learned(user)
-        return {Lesson.SPAM: learned.spam, Lesson.HAM: learned.ham}
+def _evidence_in(settings: Settings, rspamd: RspamdClient) -> Evidence | None:
+    redis = settings.redis
 
-    return count
+    def opened() -> Statistics:
+        # Seldom needed, and its library takes a while to import.
+        from mailhooks.statistics import Statistics
+
+        return Statistics(redis.url, redis.key_prefix, timeout_s=TIMEOUT_S)
+
+    return Evidence(rspamd, opened) if redis.url else None
 
 
 def _waiting(settings: Settings) -> frozenset[tuple[str, str]]:

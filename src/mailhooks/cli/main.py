@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 
 import click
 
 from mailhooks import __version__
-from mailhooks.cli import account, completion, doctor, lab, queue, services, teach, users
 from mailhooks.config import DEFAULT_PATH
 from mailhooks.errors import MailhooksError
 
 LEVELS = ("debug", "info", "warning", "error")
+MODULE_OF = {
+    "serve": "services",
+    "milter": "services",
+    "check-config": "services",
+    "lab": "lab",
+    "learn": "teach",
+    "retrain": "account",
+    "reconcile": "account",
+    "queue": "queue",
+    "stats": "users",
+    "forget": "users",
+    "tune": "verdicts",
+    "explain": "explain",
+    "key": "key",
+    "doctor": "doctor",
+    "completion": "completion",
+}
+"""Where each command is; only the one that runs is imported, since some need much."""
 
 
 class Commands(click.Group):
     """Shows what went wrong in one line, without a traceback, and exits with 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names, in the order in which help shows them."""
+        return sorted(MODULE_OF)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """A command, imported now; None if there is none of that name."""
+        if cmd_name not in MODULE_OF:
+            return None
+        module = importlib.import_module(f"mailhooks.cli.{MODULE_OF[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
@@ -51,17 +81,3 @@ def main(ctx: click.Context, config_path: Path, log_level: str) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     ctx.obj = config_path
-
-
-main.add_command(services.serve)
-main.add_command(services.milter)
-main.add_command(services.check_config)
-main.add_command(lab.lab)
-main.add_command(teach.learn)
-main.add_command(account.retrain)
-main.add_command(account.reconcile)
-main.add_command(queue.queue)
-main.add_command(users.stats)
-main.add_command(users.forget)
-main.add_command(doctor.doctor)
-main.add_command(completion.completion)

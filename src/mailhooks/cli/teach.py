@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mailhooks.source import FoundMessage
 
 _STANDARD_INPUT: Literal["-"] = "-"
-_READ_AT_ONCE_BYTES = 64 * 1024
+_READ_AT_ONCE_BYTES = 256 * 1024
 
 
 @click.command(

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mailhooks.cli import common
-from mailhooks.errors import SpoolError
+from mailhooks.cli.verdicts import rate_text, rates_json, rates_lines
+from mailhooks.errors import ProtocolError, SpoolError
 from mailhooks.ledger import WEEK_S, Counts
 from mailhooks.spool import Spool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mailhooks.config import Settings
     from mailhooks.statistics import Learned, Statistics
 
 _SHARED_CACHE = (
@@ -39,7 +43,8 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
 
     Rspamd's Bayes says nothing before it has learned redis.min_learns messages of each class:
     until then a user is told how many are missing. A correction is a message that was taught as
-    the opposite before.
+    the opposite before. How much good mail went to Junk, and spam to INBOX, is what the user
+    moved: mail that was never corrected counts as right.
     """
     from mailhooks.statistics import Statistics
 
@@ -53,13 +58,13 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         common.opened_ledger(settings.learning) as ledger,
         Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
     ):
-        counts = ledger.counts(name, since=since)
-        names = [name] if name else sorted({*counts, *statistics.users(), *waiting})
+        counts, rates = ledger.counts(name, since=since), ledger.rates(name, since=since)
+        names = [name] if name else sorted({*counts, *rates, *statistics.users(), *waiting})
         rows = [
             {"user": each}
             | _state(statistics.learned(each), settings.redis.min_learns)
             | _history(counts.get(each, Counts()), weeks)
-            | {"waiting": waiting[each]}
+            | {"verdicts": rates_json(rates.get(each, {}), weeks), "waiting": waiting[each]}
             for each in names
         ]
     if as_json:
@@ -105,6 +110,7 @@ def _print_one(row: dict[str, Any], weeks: int) -> None:
         ("ledger", f"{row['ledger']['spam']} messages are spam, {row['ledger']['ham']} ham"),
         ("corrections", f"{sum(corrections) / weeks:.1f} a week in {span}: {_weekly(corrections)}"),
         ("outcomes", f"{outcomes or 'none'} in {span}"),
+        *rates_lines(row["verdicts"], span),
         ("waiting", common.plural(row["waiting"], "sample")),
     ):
         click.echo(f"{name + ':':12} {value}")
@@ -112,6 +118,7 @@ def _print_one(row: dict[str, Any], weeks: int) -> None:
 
 def _print_all(rows: list[dict[str, Any]]) -> None:
     headings = ["user", "spam", "ham", "state", "corrections by week", "refused", "waiting"]
+    headings += ["ham in Junk", "spam in INBOX"]
     lines = [
         [
             row["user"],
@@ -121,10 +128,12 @@ def _print_all(rows: list[dict[str, Any]]) -> None:
             _weekly(row["corrections_by_week"]),
             str(row["outcomes"].get("refused", 0)),
             str(row["waiting"]),
+            rate_text(row["verdicts"], "false_positive"),
+            rate_text(row["verdicts"], "false_negative"),
         ]
         for row in rows
     ]
-    common.table(headings, lines, {1, 2, 5, 6})
+    common.table(headings, lines, {1, 2, 5, 6, 7, 8})
 
 
 def _weekly(corrections: list[int]) -> str:
@@ -144,7 +153,9 @@ def _weekly(corrections: list[int]) -> str:
 @common.json_option
 @click.pass_context
 def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_json: bool) -> None:
-    """Remove all that a user has taught: statistics in Redis, ledger, spool. Asks first.
+    """Remove all that a user has taught: statistics in Redis, ledger, spool, drop folder.
+
+    Asks first.
 
     Rspamd remembers every learned message in a cache that does not tell users apart. While it
     lasts, Rspamd calls what the user taught before "already learned", and learns it no more. To
@@ -166,12 +177,13 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
         question = (
             f"Forget {name}: {learned.spam} spam and {learned.ham} ham in Redis, "
             f"{common.plural(known.spam + known.ham, 'message')} in the ledger, "
-            f"{common.plural(len(_samples_of(spool, name)), 'sample')} in the spool"
+            f"{common.plural(len(_samples_of(spool, name)), 'sample')} in the spool, "
+            f"{common.plural(len(_calls_of(settings, name)), 'call')} in the drop folder"
         )
         if learn_cache:
             question += ", and clear the learn cache of all users"
         common.confirmed(f"{question}?", yes=yes)
-        removed = _forget(name, spool, statistics)
+        removed = _forget(name, settings, spool, statistics)
         # Last, so that after a failure the same command finishes the work.
         removed["ledger_messages"] = ledger.forget(name)
         removed["learn_cache"] = statistics.clear_learn_cache() if learn_cache else None
@@ -183,14 +195,20 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
     )
     click.echo(f"ledger: removed {common.plural(removed['ledger_messages'], 'message')}")
     click.echo(f"spool: removed {common.plural(removed['samples'], 'sample')}")
+    click.echo(f"drop folder: removed {common.plural(removed['calls'], 'call')}")
     if learn_cache:
         click.echo(f"learn cache: removed {common.plural(removed['learn_cache'], 'message')}")
     else:
         click.echo(_SHARED_CACHE.format(user=name))
 
 
-def _forget(user: str, spool: Spool, statistics: Statistics) -> dict[str, Any]:
-    # The spool first, or the daemon could learn a sample after the rest is gone.
+def _forget(user: str, settings: Settings, spool: Spool, statistics: Statistics) -> dict[str, Any]:
+    # In the order of a sample's way, or the daemon could learn one after the rest is gone.
+    calls = 0
+    for path in _calls_of(settings, user):
+        with suppress(FileNotFoundError):  # taken a moment ago
+            path.unlink()
+            calls += 1
     samples = 0
     for name in _samples_of(spool, user):
         with suppress(SpoolError):  # learned a moment ago
@@ -198,6 +216,7 @@ def _forget(user: str, spool: Spool, statistics: Statistics) -> dict[str, Any]:
             samples += 1
     forgotten = statistics.forget(user)
     return {
+        "calls": calls,
         "samples": samples,
         "spam": forgotten.spam,
         "ham": forgotten.ham,
@@ -212,3 +231,38 @@ def _samples_of(spool: Spool, user: str) -> list[str]:
     return waiting + [
         each.name for each in spool.all_set_aside() if each.label and each.label.user == user
     ]
+
+
+def _calls_of(settings: Settings, user: str) -> list[Path]:
+    """Calls in the drop folder from which this user's statistics would learn.
+
+    Raises:
+        SpoolError: the folder cannot be read.
+    """
+    from mailhooks.config import uids_of
+    from mailhooks.daemon.dropbox import calls_in, read_call
+    from mailhooks.daemon.learn import event_of, learning_user
+    from mailhooks.daemon.peer import user_of
+
+    mail_uids = uids_of(settings.daemon.mail_users)
+    roles = settings.mailboxes.roles() if settings.mailboxes.shared == "owner" else None
+    found = []
+    try:
+        for path in calls_in(settings.daemon.drop_dir):
+            # One that is no call teaches nobody, and one that has gone is in the spool.
+            with suppress(ProtocolError, FileNotFoundError):
+                call, _ = read_call(path, settings.daemon.max_message_bytes)
+                uid = call.peer.uid
+                learns = actor = user_of(call.env, uid, mail_uids)
+                with suppress(ProtocolError):
+                    learns = learning_user(
+                        event_of(call.args), actor, uid, roles=roles, mail_uids=mail_uids
+                    )
+                if learns == user:
+                    found.append(path)
+    except FileNotFoundError:
+        return []  # no drop folder
+    except OSError as error:
+        folder = settings.daemon.drop_dir
+        raise SpoolError(f"drop folder {folder}: {error.strerror or error}") from error
+    return found

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
-from mailhooks.bayes import Opinion, blend, points
+from mailhooks.daemon.judge import Judge
 from mailhooks.daemon.peer import user_of
-from mailhooks.errors import RspamdError, SpoolError
-from mailhooks.lesson import SHARED_USER, Lesson
-from mailhooks.message import content_digest, normal_address, read_header, without_fields
+from mailhooks.errors import SpoolError
+from mailhooks.ledger import Decision
+from mailhooks.lesson import Lesson
+from mailhooks.message import content_digest, normal_address, read_header
 from mailhooks.policy import (
     Bayes,
     Folder,
@@ -23,13 +24,11 @@ from mailhooks.policy import (
     NoScanWhy,
     Reason,
     Verdict,
-    decide,
 )
 from mailhooks.score import (
     Course,
     MilterScore,
     NoScore,
-    RspamdScore,
     Why,
     received_ids,
     verify,
@@ -39,30 +38,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
-    from mailhooks.daemon.evidence import Evidence
     from mailhooks.daemon.samples import Samples
+    from mailhooks.daemon.weights import Weights
     from mailhooks.dovecot import ScriptCall
     from mailhooks.keys import KeyRing
     from mailhooks.message import Header
-    from mailhooks.rspamd import BayesOpinion, RspamdClient
+    from mailhooks.rspamd import RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
 
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
-
-EVIDENCE_SHARE = 0.25
-"""This part of the time for Bayes may be spent on asking Redis for the counts."""
-
-FULL_SCAN = {
-    "groups_disabled": ["statistics", "hfilter"],
-    "symbols_disabled": ["GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"],
-}
-"""Settings of a full scan at delivery: no Bayes, which runs apart; no judgement of an SMTP client
-that is not there (hfilter alone would give 2.5 points); nothing that counts a message again."""
-
-STRANGERS = (b"x-spam", b"x-mailhooks-", b"x-rspamd-")
-"""Header names whose claims no full scan shall see; at delivery they are removed."""
 
 VERDICTS = Counter(
     "mailhooks_verdicts_total",
@@ -118,7 +104,7 @@ class Classifier:
     Args:
         rspamd: asked for one user's Bayes alone.
         keys: any of them may have signed the carried score.
-        evidence: how much each set of statistics has learned.
+        weights: how much each set of statistics has learned.
         samples: takes good mail as ham, if the settings say so.
         score: how far a carried score is believed.
         policy: thresholds, and what stands in for a missing score.
@@ -127,13 +113,14 @@ class Classifier:
         mail_uids: uids that may speak for any user.
         shared: whether Rspamd keeps statistics that all users share.
         clock: seconds since the epoch.
+        note: has a decision written to the ledger; neither waits nor fails.
     """
 
     def __init__(
         self,
         rspamd: RspamdClient,
         keys: KeyRing,
-        evidence: Evidence,
+        weights: Weights,
         samples: Samples,
         *,
         score: ScoreSettings,
@@ -143,18 +130,17 @@ class Classifier:
         mail_uids: frozenset[int],
         shared: bool = False,
         clock: Callable[[], float] = time.time,
+        note: Callable[[Decision], None] = lambda _: None,
     ) -> None:
-        self._rspamd = rspamd
+        self._judge = Judge(rspamd, weights, policy, shared=shared)
         self._keys = keys
-        self._evidence = evidence
         self._samples = samples
         self._score = score
-        self._policy = policy
         self._learning = learning
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
-        self._shared = shared
         self._clock = clock
+        self._note = note
 
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
@@ -171,23 +157,19 @@ class Classifier:
         milter = self._carried(header, call)
         # What is not Rspamd's keeps a part of the deadline.
         left_s = deadline - self._deadline_s * OWN_SHARE - loop.time()
-        scan: RspamdScore | NoScan | None = None
-        if isinstance(milter, NoScore):
-            bayes, scan = await asyncio.gather(
-                self._bayes(call.message, user, left_s), self._scan(call, user, left_s)
-            )
-        else:
-            bayes = await self._bayes(call.message, user, left_s)
-        verdict = decide(
+        verdict = await self._judge.verdict(
+            call.message,
+            user,
             milter,
-            bayes,
-            self._policy.threshold_of(user),
-            scan=scan,
-            honour_action=self._policy.honour_action,
+            sender=call.env.get("SENDER"),
+            recipient=call.env.get("RECIPIENT"),
+            timeout_s=left_s,
         )
         if self._teaches(verdict):
             await self._teach_ham(call.message, user, deadline - loop.time())
-        self._log(user, self._queue_id(header), verdict)
+        queue_id, digest, now = self._queue_id(header), content_digest(call.message), self._clock()
+        self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
+        self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
@@ -213,64 +195,6 @@ class Classifier:
         ids = received_ids(header, self._score.received_depth)
         return ids[-1] if ids else "-"
 
-    async def _bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
-        try:
-            async with asyncio.timeout(timeout_s):
-                own, shared = await self._rspamd.check_opinions(message, user=user)
-                return await self._blended(user, own, shared, timeout_s)
-        except TimeoutError:
-            log.warning("user=%s: no Bayes: Rspamd did not answer in %.1f s", user, timeout_s)
-            return NoBayes(NoBayesWhy.DEADLINE)
-        except (RspamdError, ValueError) as error:
-            log.warning("user=%s: no Bayes: %s", user, error)
-            return NoBayes(NoBayesWhy.UNAVAILABLE)
-
-    async def _blended(
-        self, user: str, own: BayesOpinion | None, shared: BayesOpinion | None, timeout_s: float
-    ) -> Bayes | NoBayes:
-        """Both opinions, weighed by what each of them has learned."""
-
-        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion:
-            # Redis that does not answer costs a blend its weights, not its opinions.
-            learned = await self._evidence.of(whose, timeout_s * EVIDENCE_SHARE)
-            probability = None if opinion is None else opinion.probability
-            return Opinion(probability, learned.spam, learned.ham)
-
-        mine = await weighed(own, user)
-        others = await weighed(shared, SHARED_USER) if self._shared else None
-        probability = blend(mine, others)
-        if probability is None:
-            return NoBayes(NoBayesWhy.NO_OPINION)
-        return Bayes(points(probability), probability, mine, others)
-
-    async def _scan(self, call: ScriptCall, user: str, timeout_s: float) -> RspamdScore | NoScan:
-        """Rspamd's judgement without Bayes, of mail that carries none it gave before."""
-        if not self._policy.full_scan:
-            return NoScan(NoScanWhy.OFF)
-        seconds = min(timeout_s, self._policy.full_scan_timeout_s)
-        try:
-            async with asyncio.timeout(seconds):
-                result = await self._rspamd.check(
-                    without_fields(call.message, STRANGERS),
-                    user=user,
-                    settings=FULL_SCAN,
-                    envelope_from=_envelope_address(call.env.get("SENDER")),
-                    rcpts=filter(None, [_envelope_address(call.env.get("RECIPIENT"))]),
-                )
-        except TimeoutError:
-            log.warning("user=%s: no full scan: Rspamd did not answer in %.1f s", user, seconds)
-            return NoScan(NoScanWhy.DEADLINE)
-        except (RspamdError, ValueError) as error:
-            log.warning("user=%s: no full scan: %s", user, error)
-            return NoScan(NoScanWhy.UNAVAILABLE)
-        return RspamdScore(
-            score=result.score,
-            required=result.required,
-            action=result.action,
-            course=Course.SKIPPED if result.is_skipped else Course.SCORED,
-            symbols=tuple((symbol.name, symbol.score) for symbol in result.symbols),
-        )
-
     async def _teach_ham(self, message: bytes, user: str, timeout_s: float) -> None:
         """Keep an inbox message as a ham sample; a delivery never fails over it."""
         try:
@@ -284,12 +208,6 @@ class Classifier:
 
     def _log(self, user: str, queue_id: str, verdict: Verdict) -> None:
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
-
-
-def _envelope_address(address: str | None) -> str | None:
-    """What Rspamd may be told of an address that a stranger wrote."""
-    sound = address is not None and address.isprintable() and address.isascii()
-    return address if sound else None
 
 
 def _is_surely_ham(verdict: Verdict) -> bool:

@@ -82,9 +82,9 @@ class Dropbox:
             MailhooksError: a call could not be kept now; it stays, and so do those after it.
         """
         taken = 0
-        for path in await asyncio.to_thread(self._files):
+        for path in await asyncio.to_thread(calls_in, self._folder):
             try:
-                call, made = await asyncio.to_thread(self._read, path)
+                call, made = await asyncio.to_thread(read_call, path, self._max_message_bytes)
                 await self._handle(call, made)
             except FileNotFoundError:
                 continue
@@ -98,42 +98,46 @@ class Dropbox:
             TAKEN.inc()
         return taken
 
-    def _files(self) -> list[Path]:
-        dated = []
-        for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if not path.name.startswith("."):
-                    dated.append((path.lstat().st_mtime_ns, path))
-        return [path for _, path in sorted(dated)]
 
-    def _read(self, path: Path) -> tuple[ScriptCall, float]:
-        """One call, and when it was made.
+def calls_in(folder: Path) -> list[Path]:
+    """The files of calls that wait, oldest first; OSError if the folder cannot be read."""
+    dated = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if not path.name.startswith("."):
+                dated.append((path.lstat().st_mtime_ns, path))
+    return [path for _, path in sorted(dated)]
 
-        Raises:
-            ProtocolError: the file is no call.
-        """
-        # The descriptor is what is judged and read: a name may change its meaning.
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise ProtocolError(f"cannot be read: {error.strerror}") from error
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise ProtocolError("not a plain file")
-            if status.st_size > self._max_message_bytes:
-                raise ProtocolError(f"{status.st_size} bytes are too many")
-            parser = ScriptParser()
-            message = parser.feed(file.read())
-        request = parser.close()
-        call = ScriptCall(
-            args=request.args,
-            env=request.env,
-            peer=Peer(pid=0, uid=status.st_uid, gid=status.st_gid),
-            message=message,
-            accepted_at_s=0.0,
-            wants_reply=False,
-        )
-        return call, status.st_mtime
+
+def read_call(path: Path, max_message_bytes: int) -> tuple[ScriptCall, float]:
+    """One call, and when it was made.
+
+    Raises:
+        FileNotFoundError: it has been taken.
+        ProtocolError: the file is no call.
+    """
+    # The descriptor is what is judged and read: a name may change its meaning.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ProtocolError(f"cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise ProtocolError("not a plain file")
+        if status.st_size > max_message_bytes:
+            raise ProtocolError(f"{status.st_size} bytes are too many")
+        parser = ScriptParser()
+        message = parser.feed(file.read())
+    request = parser.close()
+    call = ScriptCall(
+        args=request.args,
+        env=request.env,
+        peer=Peer(pid=0, uid=status.st_uid, gid=status.st_gid),
+        message=message,
+        accepted_at_s=0.0,
+        wants_reply=False,
+    )
+    return call, status.st_mtime

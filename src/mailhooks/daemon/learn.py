@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mailhooks.config import MailboxSettings
     from mailhooks.daemon.samples import Samples
     from mailhooks.dovecot import ScriptCall
+    from mailhooks.lesson import MailboxRoles
 
 log = logging.getLogger("mailhooks.learn")
 
@@ -86,6 +87,39 @@ def _one_of(known: dict[str, tuple[str, ...]] | dict[str, Change]) -> str:
     return " or ".join(known)
 
 
+def learning_user(
+    event: Event,
+    actor: str,
+    uid: int,
+    *,
+    roles: MailboxRoles | None,
+    mail_uids: frozenset[int],
+) -> str:
+    """Whose statistics learn from an event.
+
+    The owner is that of the mailbox in which the message now lies: Dovecot
+    let the acting user write there, so the owner has given them that right
+    (ACL ``i``, ``p`` or ``w``). Reading somebody's Junk gives no such right,
+    and a message taken out of it to another user's mailbox is a lesson for
+    that one. Only a process that may name any user is believed at all: any
+    other could name a mailbox without asking Dovecot.
+
+    Args:
+        event: what was done.
+        actor: by whom.
+        uid: of the process that says so.
+        roles: tells owners of mailboxes; None if only who acts ever learns.
+        mail_uids: uids that may speak for any user.
+
+    Raises:
+        ProtocolError: the owner's name is none.
+    """
+    if roles is None or (uid != 0 and uid not in mail_uids):
+        return actor
+    owner = roles.owner(event.mailbox, actor)
+    return actor if owner is None else user_of({"USER": owner}, uid, mail_uids)
+
+
 class Learner:
     """Answers ``mailhooks-learn``.
 
@@ -121,26 +155,15 @@ class Learner:
         if lesson is None:
             log.debug("user=%s: this %s teaches nothing", actor, origin)
             return b""
-        user = self._learning_user(event, actor, call.peer.uid)
+        user = learning_user(
+            event,
+            actor,
+            call.peer.uid,
+            roles=self._roles if self._owners_learn else None,
+            mail_uids=self._mail_uids,
+        )
         digest = content_digest(call.message)
         await self._samples.take(user, lesson, digest, origin, call.message, received=made)
         by = "" if user == actor else f" by {actor}"
         log.info("user=%s: sample %.12s taken: %s, %s%s", user, digest, lesson.value, origin, by)
         return b""
-
-    def _learning_user(self, event: Event, actor: str, uid: int) -> str:
-        """Whose statistics learn from an event.
-
-        The owner is that of the mailbox in which the message now lies: Dovecot
-        let the acting user write there, so the owner has given them that right
-        (ACL ``i``, ``p`` or ``w``). Reading somebody's Junk gives no such right,
-        and a message taken out of it to another user's mailbox is a lesson for
-        that one. Only a process that may name any user is believed at all: any
-        other could name a mailbox without asking Dovecot.
-        """
-        if not self._owners_learn or (uid != 0 and uid not in self._mail_uids):
-            return actor
-        owner = self._roles.owner(event.mailbox, actor)
-        if owner is None:
-            return actor
-        return user_of({"USER": owner}, uid, self._mail_uids)

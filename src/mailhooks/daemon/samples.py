@@ -5,10 +5,8 @@ sample has settled; then its last lesson is learned, once. A user's move that
 another move took back within that time teaches nothing, and neither does a
 lesson the ledger says the statistics hold already.
 
-Rspamd's word is not enough for "exactly once": it says "learned" while Redis is
-away, and it learns again what a killed process had sent. So a user's lessons
-are learned one after another, and the count of learned messages that Redis
-keeps for that user tells afterwards whether this one is among them.
+`mailhooks.daemon.groups` says what a group comes to and whose turn it is,
+`mailhooks.daemon.tutor` teaches it, exactly once.
 
 The spool is the truth: it is looked through at the start and again and again,
 so that samples that another process put there or took away are noticed, and a
@@ -23,36 +21,32 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
-from mailhooks.daemon.schedule import Schedule
+from mailhooks.daemon.groups import Groups, Key
+from mailhooks.daemon.tutor import LEARNS, Tutor
 from mailhooks.errors import (
     LedgerError,
-    RspamdError,
     RspamdMisconfigured,
     RspamdUnavailable,
     SpoolError,
     StatisticsError,
 )
-from mailhooks.ledger import Answer, Outcome
 from mailhooks.lesson import Lesson
 from mailhooks.retry import delay_s
-from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.spool import Entry, Label, Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mailhooks.config import LearningSettings
+    from mailhooks.daemon.tutor import Count
     from mailhooks.ledger import Ledger
     from mailhooks.rspamd import RspamdClient
 
 log = logging.getLogger("mailhooks.learn")
-
-MAX_CRASHES = 3
-"""A sample under way when that many processes died is set aside."""
 
 PRUNE_EVERY_S = 86400.0
 
@@ -72,9 +66,6 @@ OLDEST_AGE = Gauge(
     "Time since the user acted whose sample waits longest; 0 without one.",
 )
 SET_ASIDE = Gauge("mailhooks_samples_set_aside", "Files in the spool's folder bad/.")
-LEARNS = Counter(
-    "mailhooks_learns_total", "What became of one try to learn a user's message.", ["outcome"]
-)
 SPOOL_FAILURES = Counter(
     "mailhooks_spool_failures_total", "Times the spool could not be used.", ["during"]
 )
@@ -82,45 +73,8 @@ SPOOL_FAILURES = Counter(
 for _origin in ("move", "append", "keyword", "delivery"):
     for _lesson in Lesson:
         TAKEN.labels(_origin, _lesson.value)
-for _outcome in (
-    *(status.value for status in LearnStatus),
-    *("already", "taken-back", "overtaken", "dropped", "set-aside"),
-    *("temporary", "configuration", "failed"),
-):
-    LEARNS.labels(_outcome)
 for _during in ("take", "scan", "learn"):
     SPOOL_FAILURES.labels(_during)
-
-Key = tuple[str, str]
-Count = Callable[[str, Lesson], int]
-
-
-def settled_lesson(entries: list[Entry]) -> Entry | None:
-    """The sample of a group that is to be learned, or None if they cancel out. Pure.
-
-    The last one wins. If it takes the first move back, the message is where it
-    was before, and there is nothing to learn, unless its delivery was a sample
-    too: that one's lesson, ham, then still stands. A keyword that a client sets
-    together with a move agrees with it, and one action is one lesson.
-
-    Args:
-        entries: one user's samples of one message, oldest first, not empty.
-    """
-    last = entries[-1]
-    by_user = [entry for entry in entries if entry.label.origin != "delivery"]
-    # Only a move or an append proves where the message was before; a keyword does not.
-    placed = [entry for entry in by_user if entry.label.origin in ("move", "append")]
-    first = (placed or by_user or entries)[0]
-    if not by_user or first.label.lesson is last.label.lesson:
-        return last
-    delivered = [entry for entry in entries if entry.label.origin == "delivery"]
-    return delivered[-1] if delivered else None
-
-
-@dataclass(slots=True)
-class _Group:
-    entries: list[Entry] = field(default_factory=list)
-    failures: int = 0
 
 
 class Samples:
@@ -150,21 +104,12 @@ class Samples:
     ) -> None:
         self._spool = spool
         self._open_ledger = open_ledger
-        self._rspamd = rspamd
         self._settings = settings
-        self._count = count
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
-        self._groups: dict[Key, _Group] = {}
-        self._known: set[str] = set()
-        self._schedule: Schedule[Key] = Schedule()
-        self._suspects: Schedule[Key] = Schedule()
-        self._crashes: set[str] = set()
-        # Of each user, samples that were begun and of which nobody knows the end.
-        self._unclear: dict[str, list[Entry]] = {}
-        self._busy: set[Key] = set()
+        self._groups = Groups(self._settle_s)
+        self._tutor = Tutor(spool, rspamd, count)
         self._changed = asyncio.Event()
-        self._ledger: Ledger | None = None
         self._complaint: SpoolError | LedgerError | None = None
         # The last sample that could not be put on disk: when, and why.
         self._refusal: tuple[float, SpoolError] | None = None
@@ -212,20 +157,18 @@ class Samples:
     @property
     def waiting(self) -> int:
         """Samples not yet learned, as far as they have been noticed."""
-        return len(self._known)
+        return len(self._groups.names)
 
     @property
     def oldest_s(self) -> float:
         """Seconds since the user acted whose sample waits longest; 0 without one."""
-        # The entries of a group are sorted, and there may be very many groups.
-        received = (group.entries[0].label.received for group in self._groups.values())
-        oldest = min(received, default=None)
+        oldest = self._groups.oldest
         return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
 
     @property
     def ledger_open(self) -> bool:
         """Whether the ledger is open, without which nothing is learned."""
-        return self._ledger is not None
+        return self._tutor.ledger is not None
 
     @property
     def spool_usable(self) -> bool:
@@ -259,8 +202,8 @@ class Samples:
                         async with asyncio.timeout(wait_s):
                             await self._changed.wait()
         finally:
-            if self._ledger is not None:
-                self._ledger.close()
+            if self._tutor.ledger is not None:
+                self._tutor.ledger.close()
 
     async def _keep_house(self) -> None:
         """Open what is not open, look through the spool, prune the ledger; for ever."""
@@ -269,10 +212,10 @@ class Samples:
             try:
                 await self._look_through()
                 await self._count_set_aside()
-                if self._ledger is not None and self._clock() - pruned >= PRUNE_EVERY_S:
+                if self._tutor.ledger is not None and self._clock() - pruned >= PRUNE_EVERY_S:
                     pruned = self._clock()
                     before = pruned - self._settings.keep_days * 86400
-                    await asyncio.to_thread(self._ledger.prune, before)
+                    await asyncio.to_thread(self._tutor.ledger.prune, before)
                 self._complaint = None
             except (SpoolError, LedgerError) as error:
                 if isinstance(error, SpoolError):
@@ -289,22 +232,22 @@ class Samples:
         def read() -> list[Entry]:
             self._spool.prepare()
             self._spool.clean()
-            return list(self._spool.entries(self._known))
+            return list(self._spool.entries(self._groups.names))
 
-        ledger = self._ledger
+        ledger = self._tutor.ledger
         try:
             if ledger is None:
                 ledger = await asyncio.to_thread(self._open_ledger)
-                self._crashes = set(await asyncio.to_thread(ledger.attempts))
+                self._groups.suspect(set(await asyncio.to_thread(ledger.attempts)))
             for entry in await asyncio.to_thread(read):
                 self._add(entry)
         except BaseException:
-            if ledger is not None and self._ledger is None:
+            if ledger is not None and self._tutor.ledger is None:
                 ledger.close()
             raise
         # Only now: what was under way in a crash is known before anything is learned.
-        if self._ledger is None:
-            self._ledger = ledger
+        if self._tutor.ledger is None:
+            self._tutor.ledger = ledger
             self._changed.set()
 
     async def _count_set_aside(self) -> None:
@@ -314,72 +257,35 @@ class Samples:
                 await asyncio.to_thread(lambda: sum(1 for _ in self._spool.all_set_aside()))
             )
 
-    def _add(self, entry: Entry) -> None:
-        if entry.name in self._known:
-            return
-        self._known.add(entry.name)
-        key = (entry.label.user, entry.label.digest)
-        group = self._groups.setdefault(key, _Group())
-        group.entries.append(entry)
-        # By when the user acted: a call out of the drop folder comes late.
-        group.entries.sort(key=lambda each: (each.label.received, each.name))
-        group.failures = 0
-        if entry.name in self._crashes:
-            self._unclear.setdefault(key[0], []).append(entry)
-        if key not in self._busy:
-            received = max(each.label.received for each in group.entries)
-            self._put(key, received + self._settings.settle_s)
-        self._changed.set()
+    def _settle_s(self, _label: Label) -> float:
+        return self._settings.settle_s
 
-    def _put(self, key: Key, due: float) -> None:
-        suspect = any(entry.name in self._crashes for entry in self._groups[key].entries)
-        # In one of the two only: a group may become a suspect while it waits.
-        self._schedule.discard(key)
-        self._suspects.discard(key)
-        (self._suspects if suspect else self._schedule).put(key, key[0], due)
+    def _add(self, entry: Entry) -> None:
+        if self._groups.add(entry):
+            if self._groups.is_suspect(entry):
+                self._tutor.doubt(entry)
+            self._changed.set()
 
     def _start_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Start what is due, as far as connections allow.
 
-        What was under way when a process died comes last and alone, so that
-        no other sample is blamed if it kills this one too.
-
         Returns:
             Seconds until there is more to do; None if something else must happen first.
         """
-        if self._ledger is None:
+        if self._tutor.ledger is None:
             return None
-        now = self._clock()
-        alone = any(self._is_suspect(key) for key in self._busy)
-        while not alone and len(self._busy) < self._settings.connections:
-            # One after another for each user, or Redis' count could not tell which it was.
-            key = self._schedule.pop(now, {user for user, _ in self._busy})
-            if key is None:
-                break
-            self._start(tasks, key)
-        if self._busy:
-            return self._schedule.wait_s(now) or None
-        if (key := self._suspects.pop(now)) is not None:
-            self._start(tasks, key)
-            return None
-        waits = [w for s in (self._schedule, self._suspects) if (w := s.wait_s(now)) is not None]
-        return min(waits) if waits else None
-
-    def _start(self, tasks: asyncio.TaskGroup, key: Key) -> None:
-        self._busy.add(key)
-        tasks.create_task(self._finish(key))
-
-    def _is_suspect(self, key: Key) -> bool:
-        group = self._groups.get(key)
-        return group is not None and any(e.name in self._crashes for e in group.entries)
+        keys, wait_s = self._groups.start_due(self._clock(), self._settings.connections)
+        for key in keys:
+            tasks.create_task(self._finish(key))
+        return wait_s
 
     async def _finish(self, key: Key) -> None:
         """Finish one group; nothing that goes wrong here stops the worker or loses a sample."""
-        group = self._groups[key]
-        entries = list(group.entries)
+        entries = self._groups.entries(key)
         wait_s = 0.0
+        ended = False
         try:
-            await self._learn(entries)
+            await self._tutor.finish(entries)
         except RspamdMisconfigured as error:
             LEARNS.labels("configuration").inc()
             wait_s = self._postpone(key, logging.ERROR, f"kept until settings change: {error}")
@@ -393,172 +299,24 @@ class Samples:
             # Its attempt is not ended: to the ledger it counts like a death.
             log.exception("user=%s: sample %.12s: unexpected failure", *key)
             wait_s = self._postpone(key, logging.ERROR, "kept: unexpected failure")
-            self._crashes |= {entry.name for entry in entries}
-            self._unclear.setdefault(key[0], []).extend(entries)
+            self._groups.suspect({entry.name for entry in entries})
+            self._tutor.doubt(*entries)
         else:
-            self._forget(key, entries)
+            ended = True
         finally:
-            self._busy.discard(key)
-            if key in self._groups:
-                newest = max(entry.label.received for entry in group.entries)
-                due = max(self._clock() + wait_s, newest + self._settings.settle_s)
-                self._put(key, due)
-            self._changed.set()
-
-    def _forget(self, key: Key, entries: list[Entry]) -> None:
-        group = self._groups[key]
-        for entry in entries:
-            group.entries.remove(entry)
-            self._known.discard(entry.name)
-            self._crashes.discard(entry.name)
-        if not group.entries:
-            del self._groups[key]
-
-    async def _learn(self, entries: list[Entry]) -> None:
-        chosen = settled_lesson(entries)
-        if chosen is None:
-            LEARNS.labels("taken-back").inc()
-            log.info("user=%s: sample %.12s: taken back", *_key(entries[-1]))
-        else:
-            await asyncio.to_thread(self._clear_up, chosen.label.user)
-            begun = await asyncio.to_thread(self._begin, chosen)
-            if begun is not None:
-                message, before = begun
-                try:
-                    result = await self._ask(chosen.label, message)
-                except RspamdError:
-                    if not await asyncio.to_thread(self._has_ended, chosen, before):
-                        raise
-                    result = LearnResult(LearnStatus.LEARNED, "counted", 0)
-                else:
-                    await asyncio.to_thread(self._check, chosen, before, result)
-                await asyncio.to_thread(self._record, chosen, result)
-        await asyncio.to_thread(self._remove, entries)
-
-    def _learns(self, label: Label) -> int | None:
-        return None if self._count is None else self._count(label.user, label.lesson)
-
-    def _clear_up(self, user: str) -> None:
-        """Find out what became of this user's samples that were begun and not ended.
-
-        Before anything else of the user is learned, since that would change the count.
-        """
-        ledger = self._opened()
-        for entry in list(self._unclear.get(user, ())):
-            before = ledger.learns_before(entry.name)
-            count = self._learns(entry.label)
-            if before is not None and count is not None and count > before:
-                self._record(entry, LearnResult(LearnStatus.LEARNED, "counted", 0))
-                ledger.end_attempt(entry.name)
+            if ended:
+                self._groups.end(key, entries)
             else:
-                # It may wait for long, and others' lessons will raise the count.
-                ledger.forget_learns(entry.name)
-            self._unclear[user].remove(entry)
-        self._unclear.pop(user, None)
-
-    def _has_ended(self, entry: Entry, before: int | None) -> bool:
-        """After an error: whether the sample was learned all the same.
-
-        Raises:
-            StatisticsError: that cannot be known now; it will be cleared up first.
-        """
-        self._unclear.setdefault(entry.label.user, []).append(entry)
-        count = self._learns(entry.label)
-        self._unclear.pop(entry.label.user)
-        if before is not None and count is not None and count > before:
-            return True
-        self._opened().end_attempt(entry.name)
-        return False
-
-    def _check(self, entry: Entry, before: int | None, result: LearnResult) -> None:
-        """Believe Rspamd's "learned" only if Redis counts it.
-
-        Raises:
-            RspamdUnavailable: it does not.
-            StatisticsError: that cannot be known now; it will be cleared up first.
-        """
-        if result.status is not LearnStatus.LEARNED or before is None:
-            return
-        if not self._has_ended(entry, before):
-            raise RspamdUnavailable('Rspamd says "learned", but Redis does not count it')
-
-    async def _ask(self, label: Label, message: bytes) -> LearnResult:
-        learn = self._rspamd.learn_spam if label.lesson is Lesson.SPAM else self._rspamd.learn_ham
-        # A user's own word counts even where the statistics already agree by
-        # 95 %; a mere delivery adds nothing there, and Rspamd may refuse it.
-        return await learn(message, user=label.user, bulk=label.origin != "delivery")
-
-    def _begin(self, entry: Entry) -> tuple[bytes, int | None] | None:
-        """The message to be learned and the count before; None if nothing is to be learned."""
-        ledger, label = self._opened(), entry.label
-        taught = ledger.taught(label.user, label.digest)
-        if taught is not None and taught.held is label.lesson:
-            LEARNS.labels("already").inc()
-            log.info("user=%s: sample %.12s: is %s already", *_key(entry), label.lesson.value)
-            return None
-        if taught is not None and taught.last.time > label.received:
-            LEARNS.labels("overtaken").inc()
-            log.info("user=%s: sample %.12s: overtaken by a later one", *_key(entry))
-            return None
-        message = self._spool.message(entry)
-        if message is None:
-            LEARNS.labels("dropped").inc()
-            log.info("user=%s: sample %.12s: dropped by somebody", *_key(entry))
-            return None
-        before = self._learns(label)
-        # This start is noted before, so after three deaths it is the fourth.
-        if ledger.begin_attempt(entry.name, before) > MAX_CRASHES:
-            self._spool.set_aside(entry, f"under way when {MAX_CRASHES} processes died")
-            ledger.end_attempt(entry.name)
-            LEARNS.labels("set-aside").inc()
-            log.error("user=%s: sample %.12s: set aside, it kills the worker", *_key(entry))
-            return None
-        return message, before
-
-    def _record(self, entry: Entry, result: LearnResult) -> None:
-        ledger, label = self._opened(), entry.label
-        ledger.record(
-            Answer(
-                user=label.user,
-                digest=label.digest,
-                lesson=label.lesson,
-                outcome=Outcome.of(result.status),
-                origin=label.origin,
-                time=label.received,
-                detail="" if result.learned else result.status.value,
-            )
-        )
-        LEARNS.labels(result.status.value).inc()
-        log.info(
-            "user=%s: sample %.12s as %s: %s",
-            *_key(entry),
-            label.lesson.value,
-            result.status.value,
-        )
-
-    def _remove(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._spool.remove(entry)
-            self._opened().end_attempt(entry.name)
-
-    def _opened(self) -> Ledger:
-        if self._ledger is None:
-            raise LedgerError("the ledger is not open")
-        return self._ledger
+                self._groups.again(key, self._clock() + wait_s)
+            self._changed.set()
 
     def _postpone(self, key: Key, level: int, reason: str) -> float:
         """Say why a group has to wait; returns for how long, in seconds."""
-        group = self._groups[key]
-        group.failures += 1
         wait_s = delay_s(
-            group.failures,
+            self._groups.failures(key),
             first_s=self._settings.retry_first_s,
             cap_s=self._settings.retry_cap_s,
             rng=self._rng,
         )
         log.log(level, "user=%s: sample %.12s: %s; next try in %.1f s", *key, reason, wait_s)
         return wait_s
-
-
-def _key(entry: Entry) -> Key:
-    return entry.label.user, entry.label.digest

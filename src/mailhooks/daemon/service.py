@@ -10,31 +10,31 @@ import signal
 from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
+from mailhooks.count import LearnCount
 from mailhooks.daemon.classify import Classifier
+from mailhooks.daemon.decisions import Decisions
 from mailhooks.daemon.dropbox import Dropbox
-from mailhooks.daemon.evidence import Evidence
 from mailhooks.daemon.learn import Learner
 from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.samples import Samples
+from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import ScriptServer, ServerLimits
 from mailhooks.keys import load_keys
 from mailhooks.ledger import SqliteLedger
-from mailhooks.lesson import Lesson
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
-from mailhooks.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import RedisSettings
+    from mailhooks.lesson import Lesson
 
 log = logging.getLogger("mailhooks.daemon")
 
 CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
-REDIS_TIMEOUT_S = 5.0
-EVIDENCE_TIMEOUT_S = 1.0
+WEIGHTS_TIMEOUT_S = 1.0
 OPEN_FILES = 16384
 
 
@@ -74,12 +74,15 @@ async def serve(settings: Settings) -> None:
             settings.learning,
             count=count_in(settings.redis),
         )
-        evidence = evidence_in(settings.redis)
-        stack.callback(evidence.close)
+        decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
+        # Before the sockets, so that it ends after them.
+        stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
+        weights = weights_in(settings.redis)
+        stack.callback(weights.close)
         classifier = Classifier(
             rspamd,
             keys,
-            evidence,
+            weights,
             samples,
             score=settings.score,
             policy=settings.policy,
@@ -87,6 +90,7 @@ async def serve(settings: Settings) -> None:
             deadline_s=daemon.deadline_s,
             mail_uids=mail_uids,
             shared=bool(settings.rspamd.shared_classifier),
+            note=decisions.note,
         )
         # A handler keeps its own deadline; the server's is for one that cannot.
         limits = ServerLimits(
@@ -117,28 +121,14 @@ def count_in(redis: RedisSettings) -> Callable[[str, Lesson], int] | None:
     """How many messages of a class Redis counts for a user; None if no Redis is configured."""
     if not redis.url:
         return None
-    statistics = Statistics(redis.url, redis.key_prefix, timeout_s=REDIS_TIMEOUT_S)
-
-    def count(user: str, lesson: Lesson) -> int:
-        learned = statistics.learned(user)
-        return learned.spam if lesson is Lesson.SPAM else learned.ham
-
-    return count
+    counts = LearnCount(redis.url, redis.key_prefix, redis.shared_key)
+    return lambda user, lesson: counts(user)[lesson]
 
 
-def evidence_in(redis: RedisSettings) -> Evidence:
+def weights_in(redis: RedisSettings) -> Weights:
     """Where a delivery learns how much its statistics know."""
-    statistics = (
-        Statistics(
-            redis.url,
-            redis.key_prefix,
-            shared_key=redis.shared_key,
-            timeout_s=EVIDENCE_TIMEOUT_S,
-        )
-        if redis.url
-        else None
-    )
-    return Evidence(statistics, redis.min_learns)
+    counts = LearnCount(redis.url, redis.key_prefix, redis.shared_key, timeout_s=WEIGHTS_TIMEOUT_S)
+    return Weights(counts if redis.url else None, redis.min_learns)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -6,15 +6,22 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from mailhooks.lesson import Lesson
+from mailhooks.policy import Bayes, Folder, NoBayes, NoScan
 from mailhooks.rspamd import LearnStatus
+from mailhooks.score import MilterScore, NoScore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mailhooks.lesson import Lesson
+    from mailhooks.bayes import Opinion
+    from mailhooks.policy import Reason, Verdict
 
 WEEK_S = 7 * 24 * 3600
-"""The unit in which corrections are counted."""
+"""The unit in which corrections and verdicts are counted."""
+
+DELIVERY = "delivery"
+"""The origin of a lesson that nobody gave: mailhooks itself drew it from a delivery."""
 
 
 class Outcome(enum.Enum):
@@ -99,8 +106,164 @@ class Counts:
     corrections: Mapping[int, int] = field(default_factory=dict)
 
 
+class Source(enum.Enum):
+    """Where the objective score of a decision came from."""
+
+    CARRIED = "carried"
+    SCANNED = "scanned"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one delivery decided, and out of what; nothing of the message itself.
+
+    Attributes:
+        user: the Dovecot user whose copy it was.
+        digest: of the message's content.
+        time: seconds since the epoch.
+        folder: where the copy went.
+        reason: the row of the policy.
+        source: where the objective score came from.
+        objective: that score; None if there was none.
+        no_milter: why no score was carried; empty if one was.
+        no_scan: why no scan took its place; empty if one did, or was not needed.
+        no_bayes: why Bayes had no say; empty if it had.
+        threshold: what the sum was compared with.
+        points: what Bayes added; None if it had no say.
+        probability: of spam, all opinions blended, 0 to 1; None likewise.
+        own: the opinion of the user's own statistics, if they had one.
+        shared: that of the statistics all users share, if they had one.
+        queue_id: Postfix's, for its log; ``-`` if unknown.
+    """
+
+    user: str
+    digest: str
+    time: float
+    folder: Folder
+    reason: Reason
+    source: Source
+    objective: float | None
+    no_milter: str = ""
+    no_scan: str = ""
+    no_bayes: str = ""
+    threshold: float
+    points: float | None = None
+    probability: float | None = None
+    own: Opinion | None = None
+    shared: Opinion | None = None
+    queue_id: str = "-"
+
+    @classmethod
+    def of(
+        cls, verdict: Verdict, *, user: str, digest: str, time: float, queue_id: str = "-"
+    ) -> Decision:
+        """What is noted of a verdict."""
+        milter, scan, bayes = verdict.milter, verdict.scan, verdict.bayes
+        objective = verdict.objective
+        source = Source.SCANNED
+        if isinstance(milter, MilterScore):
+            source = Source.CARRIED
+        elif objective is None:
+            source = Source.NONE
+        opinion = bayes if isinstance(bayes, Bayes) else None
+        return cls(
+            user=user,
+            digest=digest,
+            time=time,
+            folder=verdict.folder,
+            reason=verdict.reason,
+            source=source,
+            objective=None if objective is None else objective.score,
+            no_milter=milter.why.value if isinstance(milter, NoScore) else "",
+            no_scan=scan.why.value if isinstance(scan, NoScan) else "",
+            no_bayes=bayes.why.value if isinstance(bayes, NoBayes) else "",
+            threshold=verdict.threshold,
+            points=None if opinion is None else opinion.score,
+            probability=None if opinion is None else opinion.probability,
+            own=None if opinion is None else opinion.own,
+            shared=None if opinion is None else opinion.shared,
+            queue_id=queue_id,
+        )
+
+    @property
+    def total(self) -> float | None:
+        """The sum that was compared; None without an objective score."""
+        return None if self.objective is None else self.objective + (self.points or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, and what its user said of the message later.
+
+    Attributes:
+        decision: as it was noted.
+        taught: the last lesson since that was the user's own (:data:`DELIVERY` is not); None if
+            the user never said anything. Of several decisions on one message it belongs to the
+            last one before it.
+        taught_time: when, in seconds since the epoch.
+    """
+
+    decision: Decision
+    taught: Lesson | None = None
+    taught_time: float | None = None
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the user said that the verdict was wrong."""
+        return self.taught is _WRONG[self.decision.folder]
+
+
+_WRONG = {Folder.INBOX: Lesson.SPAM, Folder.JUNK: Lesson.HAM}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How often verdicts were wrong, by what the user said; what nobody corrects counts as right.
+
+    Attributes:
+        inbox: decisions for INBOX.
+        junk: decisions for Junk.
+        false_positives: of ``junk``, those that the user taught as ham later.
+        false_negatives: of ``inbox``, those that the user taught as spam later.
+    """
+
+    inbox: int = 0
+    junk: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
+
+    @property
+    def ham(self) -> int:
+        """Messages that were good mail to the user."""
+        return self.inbox - self.false_negatives + self.false_positives
+
+    @property
+    def spam(self) -> int:
+        """Messages that were spam to the user."""
+        return self.junk - self.false_positives + self.false_negatives
+
+    @property
+    def false_positive_rate(self) -> float | None:
+        """The part of good mail that went to Junk, 0 to 1; None without good mail."""
+        return self.false_positives / self.ham if self.ham else None
+
+    @property
+    def false_negative_rate(self) -> float | None:
+        """The part of spam that went to INBOX, 0 to 1; None without spam."""
+        return self.false_negatives / self.spam if self.spam else None
+
+    def __add__(self, other: Rates) -> Rates:
+        return Rates(
+            inbox=self.inbox + other.inbox,
+            junk=self.junk + other.junk,
+            false_positives=self.false_positives + other.false_positives,
+            false_negatives=self.false_negatives + other.false_negatives,
+        )
+
+
 class Ledger(Protocol):
-    """What each user was taught; written by the worker, read by everybody.
+    """What each user was taught and what deliveries decided; written by the daemon.
 
     Every method blocks, so call it in a thread (``asyncio.to_thread``); any
     thread may call any method at any time. Several processes may have the
@@ -133,15 +296,40 @@ class Ledger(Protocol):
         ...
 
     def users(self) -> list[str]:
-        """Everybody the ledger knows, sorted."""
+        """Everybody who taught something, sorted."""
+        ...
+
+    def decide(self, *decisions: Decision) -> None:
+        """Write decisions down, all of them or none."""
+        ...
+
+    def decisions(
+        self, user: str, digest: str | None = None, *, since: float = 0.0
+    ) -> list[Decided]:
+        """A user's decisions, oldest first.
+
+        Args:
+            user: whose.
+            digest: only those on this message; None for all.
+            since: only later ones, in seconds since the epoch.
+        """
+        ...
+
+    def rates(self, user: str | None = None, *, since: float = 0.0) -> dict[str, dict[int, Rates]]:
+        """How often verdicts were wrong, by user and whole weeks after ``since``.
+
+        Args:
+            user: only this one; None for all. Users without a decision are left out.
+            since: when week 0 begins, in seconds since the epoch; weeks without any are left out.
+        """
         ...
 
     def forget(self, user: str) -> int:
-        """Remove everything about a user; returns how many messages were known of them."""
+        """Remove everything about a user; returns how many messages they had taught."""
         ...
 
     def prune(self, before: float) -> int:
-        """Remove messages whose last answer is older, and stale attempts.
+        """Remove messages whose last answer is older, older decisions, and stale attempts.
 
         Others may read and write meanwhile. An error may leave it half done; call it again.
 
@@ -149,7 +337,7 @@ class Ledger(Protocol):
             before: seconds since the epoch.
 
         Returns:
-            How many messages were removed.
+            How many messages that had been taught were removed.
         """
         ...
 

@@ -59,6 +59,41 @@ MIGRATIONS: tuple[Migration, ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        # What each delivery decided. source: "carried", "scanned" or "none", with the reasons of
+        # what is missing in no_*. taught: the user's own last word since, "spam" or "ham".
+        """
+        CREATE TABLE decision (
+            id INTEGER PRIMARY KEY,
+            user TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            time REAL NOT NULL,
+            folder TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            source TEXT NOT NULL,
+            no_milter TEXT NOT NULL,
+            no_scan TEXT NOT NULL,
+            no_bayes TEXT NOT NULL,
+            objective REAL,
+            threshold REAL NOT NULL,
+            points REAL,
+            probability REAL,
+            own_probability REAL,
+            own_spam INTEGER,
+            own_ham INTEGER,
+            shared_probability REAL,
+            shared_spam INTEGER,
+            shared_ham INTEGER,
+            queue_id TEXT NOT NULL,
+            taught TEXT,
+            taught_time REAL
+        )
+        """,
+        "CREATE INDEX decision_message ON decision (user, digest, time)",
+        # All that rates ask for, so that they need not look into the table.
+        "CREATE INDEX decision_rates ON decision (user, time, folder, taught)",
+        "CREATE INDEX decision_time ON decision (time)",
+    ),
 )
 
 

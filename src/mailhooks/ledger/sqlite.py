@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mailhooks.ledger.base import WEEK_S, Answer, Counts, Ledger, Outcome, Taught
+from mailhooks.bayes import Opinion
+from mailhooks.ledger.base import (
+    DELIVERY,
+    WEEK_S,
+    Answer,
+    Counts,
+    Decided,
+    Decision,
+    Ledger,
+    Outcome,
+    Rates,
+    Source,
+    Taught,
+)
 from mailhooks.ledger.database import Database
 from mailhooks.lesson import Lesson
+from mailhooks.policy import Folder, Reason
 
 if TYPE_CHECKING:
     import sqlite3
@@ -45,7 +60,10 @@ class SqliteLedger(Ledger):
     def record(self, *answers: Answer) -> int:
         """Write answers down in one transaction; returns how many were corrections."""
         with self._database.transaction() as db:
-            return sum([_record(db, answer) for answer in answers])
+            corrections = sum([_record(db, answer) for answer in answers])
+            for user, digest in {(answer.user, answer.digest) for answer in answers}:
+                _attribute(db, user, digest)
+        return corrections
 
     def taught(self, user: str, digest: str) -> Taught | None:
         """What this user was taught of this message; None if there never was an answer."""
@@ -101,30 +119,82 @@ class SqliteLedger(Ledger):
         }
 
     def users(self) -> list[str]:
-        """Everybody the ledger knows, sorted."""
+        """Everybody who taught something, sorted."""
         with self._database.transaction("DEFERRED") as db:
             rows = db.execute("SELECT DISTINCT user FROM message ORDER BY user").fetchall()
         return [name for (name,) in rows]
 
-    def forget(self, user: str) -> int:
-        """Remove everything about a user; returns how many messages were known of them."""
+    def decide(self, *decisions: Decision) -> None:
+        """Write decisions down in one transaction."""
         with self._database.transaction() as db:
+            for decision in decisions:
+                _decide(db, decision)
+            # A user may have been quicker than whoever wrote the decision down.
+            for user, digest in {(decision.user, decision.digest) for decision in decisions}:
+                _attribute(db, user, digest)
+
+    def decisions(
+        self, user: str, digest: str | None = None, *, since: float = 0.0
+    ) -> list[Decided]:
+        """A user's decisions, oldest first."""
+        one = "" if digest is None else "AND digest = :digest"
+        with self._database.transaction("DEFERRED") as db:
+            rows = db.execute(
+                f"SELECT {_COLUMNS}, taught, taught_time FROM decision"  # noqa: S608 - no value in it
+                f" WHERE user = :user {one} AND time >= :since ORDER BY time, id",
+                {"user": user, "digest": digest, "since": since},
+            ).fetchall()
+        return [_decided(row) for row in rows]
+
+    def rates(self, user: str | None = None, *, since: float = 0.0) -> dict[str, dict[int, Rates]]:
+        """How often verdicts were wrong, by user and whole weeks after ``since``."""
+        one = "" if user is None else "user = :user AND"
+        with self._database.transaction("DEFERRED") as db:
+            rows = db.execute(
+                "SELECT user, CAST((time - :since) / :week AS INTEGER),"  # noqa: S608 - no value in it
+                " sum(folder = 'inbox'), sum(folder = 'junk'),"
+                " sum(folder = 'junk' AND taught IS 'ham'),"
+                " sum(folder = 'inbox' AND taught IS 'spam')"
+                f" FROM decision INDEXED BY decision_rates WHERE {one} time >= :since"
+                " GROUP BY 1, 2 ORDER BY 1, 2",
+                {"user": user, "since": since, "week": WEEK_S},
+            ).fetchall()
+        found: dict[str, dict[int, Rates]] = {}
+        for name, week, inbox, junk, false_positives, false_negatives in rows:
+            found.setdefault(name, {})[week] = Rates(
+                inbox=inbox,
+                junk=junk,
+                false_positives=false_positives,
+                false_negatives=false_negatives,
+            )
+        return found
+
+    def forget(self, user: str) -> int:
+        """Remove everything about a user; returns how many messages they had taught."""
+        with self._database.transaction() as db:
+            db.execute("DELETE FROM decision WHERE user = ?", (user,))
             removed = db.execute("DELETE FROM message WHERE user = ?", (user,)).rowcount
         self._database.empty_log()
         return removed
 
     def prune(self, before: float) -> int:
-        """Remove messages whose last answer is older, and attempts begun before then."""
+        """Remove messages whose last answer is older, and what was decided or begun before then."""
         with self._database.transaction() as db:
             db.execute("DELETE FROM attempt WHERE time < ?", (before,))
+        self._prune(
+            "DELETE FROM decision WHERE id IN (SELECT id FROM decision WHERE time < ? LIMIT ?)",
+            before,
+        )
+        return self._prune(
+            "DELETE FROM message WHERE id IN (SELECT id FROM message WHERE changed < ? LIMIT ?)",
+            before,
+        )
+
+    def _prune(self, statement: str, before: float) -> int:
         total = 0
         while True:
             with self._database.transaction() as db:
-                removed = db.execute(
-                    "DELETE FROM message WHERE id IN"
-                    " (SELECT id FROM message WHERE changed < ? LIMIT ?)",
-                    (before, _PRUNED_AT_ONCE),
-                ).rowcount
+                removed = db.execute(statement, (before, _PRUNED_AT_ONCE)).rowcount
             total += removed
             if removed < _PRUNED_AT_ONCE:
                 return total
@@ -195,3 +265,98 @@ def _record(db: sqlite3.Connection, answer: Answer) -> bool:
         ),
     )
     return corrects
+
+
+_COLUMNS = (
+    "user, digest, time, folder, reason, source, no_milter, no_scan, no_bayes, objective,"
+    " threshold, points, probability, own_probability, own_spam, own_ham,"
+    " shared_probability, shared_spam, shared_ham, queue_id"
+)
+
+
+def _decide(db: sqlite3.Connection, decision: Decision) -> None:
+    values = (
+        decision.user,
+        decision.digest,
+        decision.time,
+        decision.folder.value,
+        decision.reason.value,
+        decision.source.value,
+        decision.no_milter,
+        decision.no_scan,
+        decision.no_bayes,
+        decision.objective,
+        decision.threshold,
+        decision.points,
+        decision.probability,
+        *_opinion_values(decision.own),
+        *_opinion_values(decision.shared),
+        decision.queue_id,
+    )
+    marks = ", ".join("?" * len(values))
+    db.execute(f"INSERT INTO decision ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608
+
+
+def _opinion_values(opinion: Opinion | None) -> tuple[float | None, int | None, int | None]:
+    if opinion is None:
+        return None, None, None
+    return opinion.probability, opinion.spam, opinion.ham
+
+
+def _decided(row: tuple[Any, ...]) -> Decided:
+    (user, digest, decided, folder, reason, source, no_milter, no_scan, no_bayes, objective) = row[
+        :10
+    ]
+    threshold, points, probability = row[10:13]
+    queue_id, taught, taught_time = row[19:]
+    return Decided(
+        Decision(
+            user=user,
+            digest=digest,
+            time=decided,
+            folder=Folder(folder),
+            reason=Reason(reason),
+            source=Source(source),
+            no_milter=no_milter,
+            no_scan=no_scan,
+            no_bayes=no_bayes,
+            objective=objective,
+            threshold=threshold,
+            points=points,
+            probability=probability,
+            own=_opinion(row[13:16]),
+            shared=_opinion(row[16:19]),
+            queue_id=queue_id,
+        ),
+        Lesson(taught) if taught else None,
+        taught_time,
+    )
+
+
+def _opinion(values: tuple[Any, ...]) -> Opinion | None:
+    probability, spam, ham = values
+    return None if probability is None else Opinion(probability, spam, ham)
+
+
+def _attribute(db: sqlite3.Connection, user: str, digest: str) -> None:
+    """Give each decision on a message the user's own last word until the next decision on it."""
+    decisions = db.execute(
+        "SELECT id, time FROM decision WHERE user = ? AND digest = ? ORDER BY time, id",
+        (user, digest),
+    ).fetchall()
+    if not decisions:
+        return
+    lessons = db.execute(
+        "SELECT lesson, time FROM message JOIN answer ON answer.message = message.id"
+        " WHERE user = ? AND digest = ? AND origin <> ? ORDER BY answer.id",
+        (user, digest, DELIVERY),
+    ).fetchall()
+    ends = [*(decided for _, decided in decisions[1:]), math.inf]
+    for (number, begin), end in zip(decisions, ends, strict=True):
+        own = [(lesson, given) for lesson, given in lessons if begin <= given < end]
+        taught, taught_time = own[-1] if own else (None, None)
+        db.execute(
+            "UPDATE decision SET taught = ?, taught_time = ? WHERE id = ?"
+            " AND (taught IS NOT ? OR taught_time IS NOT ?)",
+            (taught, taught_time, number, taught, taught_time),
+        )

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import io
 import json
-import re
-from http import HTTPStatus
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-
 from mailhooks.errors import RspamdError, RspamdMisconfigured, RspamdUnavailable
-from mailhooks.lesson import SHARED_USER
-from mailhooks.rspamd import results
+from mailhooks.lesson import SHARED_USER, Lesson
+from mailhooks.rspamd import exchange, results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import aiohttp
 
     from mailhooks.rspamd.results import BayesOpinion, CheckResult, LearnResult, StatResult
 
 _T = TypeVar("_T")
 
-# A code that Rspamd does not use and that lets aiohttp read the body of a 204.
-_NO_CONTENT_WITH_BODY = 299
-# Enough of an answer to see its status code: ``HTTP/1.1 204``.
-_HEAD_BYTES = 12
+_OK = 200
 # Rspamd formats Redis keys that hold the user into 512 bytes; an address has at most 254.
 _USER_LIMIT_BYTES = 255
 # Works without configuration, and the answer shows whether it did. Settings-ID does neither.
@@ -36,31 +30,6 @@ _USER_LIMIT_BYTES = 255
 # and no settings keep them away. A full scan shows dozens.
 _MOST_CORE_SYMBOLS = 5
 _BAYES_ONLY = {"groups_enabled": ["statistics"]}
-
-
-class _AnswerProtocol(ResponseHandler):
-    """Lets aiohttp read two answers by which Rspamd breaks HTTP; serves one answer only.
-
-    A refused learn is a 204 with a body (against RFC 9110, 15.3.5), which aiohttp drops whole. A
-    learn that fails at Redis has hiredis' error number for a code: ``HTTP/1.1 1 cannot get ...``.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._head: bytes | None = b""
-
-    def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += data
-            if len(self._head) < _HEAD_BYTES:
-                return
-            data, self._head = _repaired(self._head), None
-        super().data_received(data)
-
-
-def _repaired(answer: bytes) -> bytes:
-    head = re.sub(rb"(?<=^HTTP/1.1 )204$", b"%d" % _NO_CONTENT_WITH_BODY, answer[:_HEAD_BYTES])
-    return re.sub(rb"(?<=^HTTP/1.1 )\d{1,2}(?= )", b"500", head) + answer[_HEAD_BYTES:]
 
 
 def _checked_url(url: str) -> str:
@@ -125,22 +94,16 @@ class RspamdClient:
         self._own_classifier = classifier
         self._timeout_s = timeout_s
         self._max_connections = max_connections
+        self._learning = asyncio.Semaphore(max_connections)
+        self._entered = False
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
-        for url in {self._scan_url, self._learn_url}:
-            self._sessions[url] = aiohttp.ClientSession(
-                connector=_connector(url, self._max_connections),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # asyncio.timeout is used instead: aiohttp rounds long timeouts up.
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers={"Accept-Encoding": "identity"},
-                # The reason phrase of a refused learn repeats the Message-ID, however long.
-                max_line_size=2**20,
-            )
+        self._entered = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._entered = False
         while self._sessions:
             await self._sessions.popitem()[1].close()
 
@@ -244,6 +207,13 @@ class RspamdClient:
         """Teach that a message is ham; in all else like :meth:`learn_spam`."""
         return await self._learn("/learnham", message, user, bulk=bulk)
 
+    async def learn(
+        self, message: bytes, lesson: Lesson, *, user: str, bulk: bool = False
+    ) -> LearnResult:
+        """Teach that a message is what the lesson says; in all else like :meth:`learn_spam`."""
+        teach = self.learn_spam if lesson is Lesson.SPAM else self.learn_ham
+        return await teach(message, user=user, bulk=bulk)
+
     async def stat(self) -> StatResult:
         """Read the controller's counters; errors are those of :meth:`check`."""
         parse = _when_ok(results.parse_stat)
@@ -262,8 +232,11 @@ class RspamdClient:
         # Without a name every classifier learns.
         which = [_checked_header("Classifier", classifier)] if classifier else []
         headers = [("Deliver-To", _checked_user(user)), *self._password, *kind, *which]
-        learn = results.classify_learn_answer
-        return await self._ask(self._learn_url, path, learn, headers, body=message)
+        self._see_that_it_is_entered()
+        with _explained(self._learn_url, self._timeout_s):
+            async with asyncio.timeout(self._timeout_s), self._learning:
+                answer = await exchange.post(self._learn_url, path, headers, message)
+            return results.classify_learn_answer(*answer)
 
     async def _ask(
         self,
@@ -275,9 +248,10 @@ class RspamdClient:
         body: bytes | None = None,
         timeout_s: float | None = None,
     ) -> _T:
-        session = self._sessions.get(url)
-        if session is None:
-            raise RuntimeError("an RspamdClient works only inside `async with`")
+        # Here, since whoever only teaches does without; importing it takes a while.
+        import aiohttp
+
+        session = self._session(url)
         seconds = self._timeout_s if timeout_s is None else timeout_s
         request = session.request(
             "GET" if body is None else "POST",
@@ -287,35 +261,62 @@ class RspamdClient:
             data=None if body is None else io.BytesIO(body),
             allow_redirects=False,
         )
-        try:
-            async with asyncio.timeout(seconds), request as response:
-                content = await response.read()
-            status = {_NO_CONTENT_WITH_BODY: 204}.get(response.status, response.status)
-            return read(status, response.reason or "", content)
-        except TimeoutError as error:
-            raise RspamdUnavailable(f"Rspamd at {url} gave no answer in {seconds:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise RspamdUnavailable(f"Rspamd at {url} cannot be asked: {reason}") from error
-        except RspamdError as error:
-            raise type(error)(f"Rspamd at {url} {error}") from None
+        with _explained(url, seconds):
+            try:
+                async with asyncio.timeout(seconds), request as response:
+                    content = await response.read()
+            except aiohttp.ClientError as error:
+                raise RspamdUnavailable(f"cannot be asked: {_on_one_line(error)}") from error
+            return read(response.status, response.reason or "", content)
+
+    def _session(self, url: str) -> aiohttp.ClientSession:
+        self._see_that_it_is_entered()
+        if url not in self._sessions:
+            import aiohttp
+
+            limit = self._max_connections
+            connector: aiohttp.BaseConnector
+            if url.startswith("unix:"):
+                path = url.removeprefix("unix:")
+                connector = aiohttp.UnixConnector(path, force_close=True, limit=limit)
+            else:
+                connector = aiohttp.TCPConnector(force_close=True, limit=limit)
+            self._sessions[url] = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # asyncio.timeout is used instead: aiohttp rounds long timeouts up.
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"Accept-Encoding": "identity"},
+            )
+        return self._sessions[url]
+
+    def _see_that_it_is_entered(self) -> None:
+        if not self._entered:
+            raise RuntimeError("an RspamdClient works only inside `async with`")
 
 
-def _connector(url: str, limit: int) -> aiohttp.BaseConnector:
-    connector: aiohttp.BaseConnector
-    if url.startswith("unix:"):
-        path = url.removeprefix("unix:")
-        connector = aiohttp.UnixConnector(path, force_close=True, limit=limit)
-    else:
-        connector = aiohttp.TCPConnector(force_close=True, limit=limit)
-    protocol: Callable[..., ResponseHandler] = _AnswerProtocol
-    connector._factory = functools.partial(protocol, loop=asyncio.get_running_loop())  # noqa: SLF001 - aiohttp has no public hook
-    return connector
+@contextmanager
+def _explained(url: str, seconds: float) -> Iterator[None]:
+    """Turn whatever asking Rspamd raises into an error that names it."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise RspamdUnavailable(f"Rspamd at {url} gave no answer in {seconds:g} s") from error
+    except RspamdError as error:
+        raise type(error)(f"Rspamd at {url} {error}") from None
+    except OSError as error:
+        raise RspamdUnavailable(
+            f"Rspamd at {url} cannot be asked: {_on_one_line(error)}"
+        ) from error
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _when_ok(parse: Callable[[bytes], _T]) -> Callable[[int, str, bytes], _T]:
     def read(status: int, reason: str, body: bytes) -> _T:
-        if status == HTTPStatus.OK:
+        if status == _OK:
             return parse(body)
         if status in results.REFUSED_US:
             raise RspamdMisconfigured(f"refuses us ({status}): check password, port and secure_ip")

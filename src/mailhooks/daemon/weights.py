@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mailhooks.errors import StatisticsError
-from mailhooks.statistics import Learned
+from mailhooks.lesson import Lesson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from mailhooks.statistics import Statistics
+    Learned = Mapping[Lesson, int]
 
-log = logging.getLogger("mailhooks.evidence")
+log = logging.getLogger("mailhooks.weights")
 
 REMEMBERED_S = 30.0
 """A few learns more or less change a blend by little, and no verdict waits for them."""
@@ -24,11 +24,11 @@ REMEMBERED_S = 30.0
 MAX_REMEMBERED = 50_000
 
 
-class Evidence:
+class Weights:
     """Counts of learned messages for a delivery; never fails, never holds one up for long.
 
     Args:
-        statistics: Rspamd's Redis, with a short timeout; None to assume ``least``.
+        count: asks Redis about a user; blocks, raises StatisticsError. None to assume ``least``.
         least: messages of each class that a classifier has learned at least once it
             speaks; assumed where Redis does not tell.
         clock: monotonic seconds.
@@ -36,18 +36,18 @@ class Evidence:
 
     def __init__(
         self,
-        statistics: Statistics | None,
+        count: Callable[[str], Learned] | None,
         least: int,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._statistics = statistics
-        self._least = Learned(least, least)
+        self._count = count
+        self._least: Learned = dict.fromkeys(Lesson, least)
         self._clock = clock
         self._known: dict[str, tuple[float, Learned]] = {}
         self._complained = False
         # A thread of its own: Redis that hangs must not keep the spool's threads.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="evidence")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="weights")
 
     def close(self) -> None:
         """Let go of the thread; harmless to repeat."""
@@ -64,12 +64,12 @@ class Evidence:
         known = self._known.get(user)
         if known is not None and now - known[0] < REMEMBERED_S:
             return known[1]
-        if self._statistics is None:
+        if self._count is None:
             return self._least
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                learned = await loop.run_in_executor(self._thread, self._statistics.learned, user)
+                learned = await loop.run_in_executor(self._thread, self._count, user)
         except (TimeoutError, StatisticsError) as error:
             if not self._complained:
                 reason = str(error) or "Redis does not answer"

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
-from mailhooks.daemon.evidence import REMEMBERED_S, Evidence
+from mailhooks.daemon.weights import REMEMBERED_S, Weights
 from mailhooks.errors import StatisticsError
-from mailhooks.statistics import Learned, Statistics
+from mailhooks.lesson import Lesson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LEAST = Learned(7, 7)
+
+def counts(spam: int, ham: int) -> dict[Lesson, int]:
+    return {Lesson.SPAM: spam, Lesson.HAM: ham}
 
 
-class FakeStatistics:
+LEAST = counts(7, 7)
+
+
+class FakeRedis:
     """Counts that grow by one whenever somebody asks; ``hang`` holds answers back."""
 
     def __init__(self) -> None:
@@ -27,12 +32,12 @@ class FakeStatistics:
         self.free = threading.Event()
         self.free.set()
 
-    def learned(self, _user: str) -> Learned:
+    def learned(self, _user: str) -> dict[Lesson, int]:
         self.free.wait(30)
         if self.away:
             raise StatisticsError("Redis is away")
         self.asked += 1
-        return Learned(self.asked, 100)
+        return counts(self.asked, 100)
 
 
 class Clock:
@@ -43,8 +48,8 @@ class Clock:
 
 
 @pytest.fixture
-def redis() -> FakeStatistics:
-    return FakeStatistics()
+def redis() -> FakeRedis:
+    return FakeRedis()
 
 
 @pytest.fixture
@@ -53,54 +58,52 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def evidence(redis: FakeStatistics, clock: Clock) -> Iterator[Evidence]:
-    found = Evidence(cast("Statistics", redis), 7, clock=clock)
+def weights(redis: FakeRedis, clock: Clock) -> Iterator[Weights]:
+    found = Weights(redis.learned, 7, clock=clock)
     yield found
     redis.free.set()
     found.close()
 
 
-async def test_a_count_is_remembered_for_a_while(evidence: Evidence, clock: Clock) -> None:
+async def test_a_count_is_remembered_for_a_while(weights: Weights, clock: Clock) -> None:
     """Redis is not asked for every message, and a later count is seen in the end."""
-    assert await evidence.of("ann", 30) == Learned(1, 100)
-    assert await evidence.of("ann", 30) == Learned(1, 100)
-    assert await evidence.of("bob", 30) == Learned(2, 100)
+    assert await weights.of("ann", 30) == counts(1, 100)
+    assert await weights.of("ann", 30) == counts(1, 100)
+    assert await weights.of("bob", 30) == counts(2, 100)
     clock.now += REMEMBERED_S
-    assert await evidence.of("ann", 30) == Learned(3, 100)
+    assert await weights.of("ann", 30) == counts(3, 100)
 
 
 async def test_without_redis_the_least_is_assumed(
-    evidence: Evidence, redis: FakeStatistics, clock: Clock, caplog: pytest.LogCaptureFixture
+    weights: Weights, redis: FakeRedis, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A verdict is given all the same; the log says it once, until Redis is back."""
     redis.away = True
-    assert await evidence.of("ann", 30) == LEAST
-    assert await evidence.of("bob", 30) == LEAST
+    assert await weights.of("ann", 30) == LEAST
+    assert await weights.of("bob", 30) == LEAST
     assert [record.getMessage() for record in caplog.records] == [
         "blending without counts of learned messages: Redis is away"
     ]
     redis.away = False
     clock.now += REMEMBERED_S
-    assert await evidence.of("ann", 30) == Learned(1, 100)
+    assert await weights.of("ann", 30) == counts(1, 100)
     redis.away = True
     clock.now += REMEMBERED_S
-    assert await evidence.of("ann", 30) == Learned(1, 100), "an old count is better than none"
+    assert await weights.of("ann", 30) == counts(1, 100), "an old count is better than none"
     assert len(caplog.records) == 2
 
 
-async def test_a_redis_that_hangs_is_not_waited_for(
-    evidence: Evidence, redis: FakeStatistics
-) -> None:
+async def test_a_redis_that_hangs_is_not_waited_for(weights: Weights, redis: FakeRedis) -> None:
     """Its answer is given up, and other threads are not used up by it."""
     redis.free.clear()
     users = [f"user{number}" for number in range(50)]
-    found = await asyncio.gather(*(evidence.of(user, 0.01) for user in users))
+    found = await asyncio.gather(*(weights.of(user, 0.01) for user in users))
     assert found == [LEAST] * 50
     assert await asyncio.to_thread(lambda: "free") == "free"
 
 
 async def test_without_a_redis_configured_the_least_is_assumed() -> None:
     """``redis.url`` may be empty."""
-    evidence = Evidence(None, 7)
-    assert await evidence.of("ann", 30) == LEAST
-    evidence.close()
+    weights = Weights(None, 7)
+    assert await weights.of("ann", 30) == LEAST
+    weights.close()

@@ -1,0 +1,163 @@
+"""One recipient's verdict: asks Rspamd and Redis for what the policy needs, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from mailhooks.bayes import Opinion, blend, points
+from mailhooks.errors import RspamdError
+from mailhooks.lesson import SHARED_USER, Lesson
+from mailhooks.message import without_fields
+from mailhooks.policy import (
+    Bayes,
+    NoBayes,
+    NoBayesWhy,
+    NoScan,
+    NoScanWhy,
+    Verdict,
+    decide,
+)
+from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
+
+if TYPE_CHECKING:
+    from mailhooks.config import PolicySettings
+    from mailhooks.daemon.weights import Weights
+    from mailhooks.rspamd import BayesOpinion, RspamdClient
+
+log = logging.getLogger("mailhooks.classify")
+
+WEIGHTS_SHARE = 0.25
+"""This part of the time for Bayes may be spent on asking Redis for the counts."""
+
+FULL_SCAN = {
+    "groups_disabled": ["statistics", "hfilter"],
+    "symbols_disabled": ["GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"],
+}
+"""Settings of a full scan at delivery: no Bayes, which runs apart; no judgement of an SMTP client
+that is not there (hfilter alone would give 2.5 points); nothing that counts a message again."""
+
+STRANGERS = (b"x-spam", b"x-mailhooks-", b"x-rspamd-")
+"""Header names whose claims no full scan shall see; at delivery they are removed."""
+
+
+class Judge:
+    """Judges at delivery, and again for whoever wants a verdict explained.
+
+    Args:
+        rspamd: asked for Bayes alone, and for a full scan in place of a missing score.
+        weights: how much each set of statistics has learned.
+        policy: thresholds, and what stands in for a missing score.
+        shared: whether Rspamd keeps statistics that all users share.
+    """
+
+    def __init__(
+        self, rspamd: RspamdClient, weights: Weights, policy: PolicySettings, *, shared: bool
+    ) -> None:
+        self._rspamd = rspamd
+        self._weights = weights
+        self._policy = policy
+        self._shared = shared
+
+    async def verdict(
+        self,
+        message: bytes,
+        user: str,
+        milter: MilterScore | NoScore,
+        *,
+        sender: str | None,
+        recipient: str | None,
+        timeout_s: float,
+    ) -> Verdict:
+        """What the policy says of one recipient's copy; never fails, whatever is away.
+
+        Args:
+            message: as it is delivered.
+            user: the Dovecot user, in lower case.
+            milter: the carried score.
+            sender: the envelope's, for a full scan.
+            recipient: likewise.
+            timeout_s: seconds for everything that Rspamd and Redis are asked.
+        """
+        scan: RspamdScore | NoScan | None = None
+        if isinstance(milter, NoScore):
+            bayes, scan = await asyncio.gather(
+                self._bayes(message, user, timeout_s),
+                self._scan(message, user, sender, recipient, timeout_s),
+            )
+        else:
+            bayes = await self._bayes(message, user, timeout_s)
+        return decide(
+            milter,
+            bayes,
+            self._policy.threshold_of(user),
+            scan=scan,
+            honour_action=self._policy.honour_action,
+        )
+
+    async def _bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
+        try:
+            async with asyncio.timeout(timeout_s):
+                own, shared = await self._rspamd.check_opinions(message, user=user)
+                return await self._blended(user, own, shared, timeout_s)
+        except TimeoutError:
+            log.warning("user=%s: no Bayes: Rspamd did not answer in %.1f s", user, timeout_s)
+            return NoBayes(NoBayesWhy.DEADLINE)
+        except (RspamdError, ValueError) as error:
+            log.warning("user=%s: no Bayes: %s", user, error)
+            return NoBayes(NoBayesWhy.UNAVAILABLE)
+
+    async def _blended(
+        self, user: str, own: BayesOpinion | None, shared: BayesOpinion | None, timeout_s: float
+    ) -> Bayes | NoBayes:
+        """Both opinions, weighed by what each of them has learned."""
+
+        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion:
+            # Redis that does not answer costs a blend its weights, not its opinions.
+            learned = await self._weights.of(whose, timeout_s * WEIGHTS_SHARE)
+            probability = None if opinion is None else opinion.probability
+            return Opinion(probability, learned[Lesson.SPAM], learned[Lesson.HAM])
+
+        mine = await weighed(own, user)
+        others = await weighed(shared, SHARED_USER) if self._shared else None
+        probability = blend(mine, others)
+        if probability is None:
+            return NoBayes(NoBayesWhy.NO_OPINION)
+        return Bayes(points(probability), probability, mine, others)
+
+    async def _scan(
+        self, message: bytes, user: str, sender: str | None, recipient: str | None, timeout_s: float
+    ) -> RspamdScore | NoScan:
+        """Rspamd's judgement without Bayes, of mail that carries none it gave before."""
+        if not self._policy.full_scan:
+            return NoScan(NoScanWhy.OFF)
+        seconds = min(timeout_s, self._policy.full_scan_timeout_s)
+        try:
+            async with asyncio.timeout(seconds):
+                result = await self._rspamd.check(
+                    without_fields(message, STRANGERS),
+                    user=user,
+                    settings=FULL_SCAN,
+                    envelope_from=_envelope_address(sender),
+                    rcpts=filter(None, [_envelope_address(recipient)]),
+                )
+        except TimeoutError:
+            log.warning("user=%s: no full scan: Rspamd did not answer in %.1f s", user, seconds)
+            return NoScan(NoScanWhy.DEADLINE)
+        except (RspamdError, ValueError) as error:
+            log.warning("user=%s: no full scan: %s", user, error)
+            return NoScan(NoScanWhy.UNAVAILABLE)
+        return RspamdScore(
+            score=result.score,
+            required=result.required,
+            action=result.action,
+            course=Course.SKIPPED if result.is_skipped else Course.SCORED,
+            symbols=tuple((symbol.name, symbol.score) for symbol in result.symbols),
+        )
+
+
+def _envelope_address(address: str | None) -> str | None:
+    """What Rspamd may be told of an address that a stranger wrote."""
+    sound = address is not None and address.isprintable() and address.isascii()
+    return address if sound else None

@@ -1,0 +1,214 @@
+"""Teaching one sample exactly once, proved by the count that Redis keeps.
+
+Rspamd's word is not enough for "exactly once": it says "learned" while Redis is
+away, and it learns again what a killed process had sent. So a user's lessons
+are learned one after another, and the count of learned messages that Redis
+keeps for that user tells afterwards whether this one is among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter
+
+from mailhooks.daemon.groups import key_of, settled_lesson
+from mailhooks.errors import LedgerError, RspamdError, RspamdUnavailable
+from mailhooks.ledger import Answer, Outcome
+from mailhooks.lesson import Lesson
+from mailhooks.rspamd import LearnResult, LearnStatus
+
+if TYPE_CHECKING:
+    from mailhooks.ledger import Ledger
+    from mailhooks.rspamd import RspamdClient
+    from mailhooks.spool import Entry, Label, Spool
+
+log = logging.getLogger("mailhooks.learn")
+
+MAX_CRASHES = 3
+"""A sample under way when that many processes died is set aside."""
+
+LEARNS = Counter(
+    "mailhooks_learns_total", "What became of one try to learn a user's message.", ["outcome"]
+)
+# A series that begins with its first event hides that event from rate().
+for _outcome in (
+    *(status.value for status in LearnStatus),
+    *("already", "taken-back", "overtaken", "dropped", "set-aside"),
+    *("temporary", "configuration", "failed"),
+):
+    LEARNS.labels(_outcome)
+
+Count = Callable[[str, Lesson], int]
+
+
+class Tutor:
+    """Handles groups of samples; of one user, one at a time.
+
+    Args:
+        spool: where the samples are.
+        rspamd: learns.
+        count: how many messages of a class a user's statistics count, from Redis;
+            blocks, raises StatisticsError. None to take Rspamd's word.
+    """
+
+    def __init__(self, spool: Spool, rspamd: RspamdClient, count: Count | None) -> None:
+        self._spool = spool
+        self._rspamd = rspamd
+        self._count = count
+        # Of each user, samples that were begun and of which nobody knows the end.
+        self._unclear: dict[str, list[Entry]] = {}
+        self.ledger: Ledger | None = None
+
+    def doubt(self, *entries: Entry) -> None:
+        """Note that samples were begun, and that nobody knows what became of them."""
+        for entry in entries:
+            self._unclear.setdefault(entry.label.user, []).append(entry)
+
+    async def finish(self, entries: list[Entry]) -> None:
+        """Teach what a group of samples comes to, and remove them from the spool.
+
+        Args:
+            entries: one user's samples of one message, oldest first.
+
+        Raises:
+            RspamdError: not learned, and the samples are still there.
+            SpoolError: likewise; what was learned is known to the ledger.
+            LedgerError: likewise.
+            StatisticsError: it is not known yet whether it was learned.
+        """
+        chosen = settled_lesson(entries)
+        if chosen is None:
+            LEARNS.labels("taken-back").inc()
+            log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
+        else:
+            await self._teach(chosen)
+        await asyncio.to_thread(self._remove, entries)
+
+    async def _teach(self, chosen: Entry) -> None:
+        await asyncio.to_thread(self._clear_up, chosen.label.user)
+        begun = await asyncio.to_thread(self._begin, chosen)
+        if begun is None:
+            return
+        message, before = begun
+        label = chosen.label
+        # A user's own word counts even where the statistics already agree by
+        # 95 %; a mere delivery adds nothing there, and Rspamd may refuse it.
+        bulk = label.origin != "delivery"
+        try:
+            result = await self._rspamd.learn(message, label.lesson, user=label.user, bulk=bulk)
+        except RspamdError:
+            if not await asyncio.to_thread(self._has_ended, chosen, before):
+                raise
+            result = LearnResult(LearnStatus.LEARNED, "counted", 0)
+        else:
+            await asyncio.to_thread(self._check, chosen, before, result)
+        await asyncio.to_thread(self._record, chosen, result)
+
+    def _learns(self, label: Label) -> int | None:
+        return None if self._count is None else self._count(label.user, label.lesson)
+
+    def _clear_up(self, user: str) -> None:
+        """Find out what became of this user's samples that were begun and not ended.
+
+        Before anything else of the user is learned, since that would change the count.
+        """
+        ledger = self._opened()
+        for entry in list(self._unclear.get(user, ())):
+            before = ledger.learns_before(entry.name)
+            count = self._learns(entry.label)
+            if before is not None and count is not None and count > before:
+                self._record(entry, LearnResult(LearnStatus.LEARNED, "counted", 0))
+                ledger.end_attempt(entry.name)
+            else:
+                # It may wait for long, and others' lessons will raise the count.
+                ledger.forget_learns(entry.name)
+            self._unclear[user].remove(entry)
+        self._unclear.pop(user, None)
+
+    def _has_ended(self, entry: Entry, before: int | None) -> bool:
+        """After an error: whether the sample was learned all the same.
+
+        Raises:
+            StatisticsError: that cannot be known now; it will be cleared up first.
+        """
+        self.doubt(entry)
+        count = self._learns(entry.label)
+        self._unclear.pop(entry.label.user)
+        if before is not None and count is not None and count > before:
+            return True
+        self._opened().end_attempt(entry.name)
+        return False
+
+    def _check(self, entry: Entry, before: int | None, result: LearnResult) -> None:
+        """Believe Rspamd's "learned" only if Redis counts it.
+
+        Raises:
+            RspamdUnavailable: it does not.
+            StatisticsError: that cannot be known now; it will be cleared up first.
+        """
+        if result.status is not LearnStatus.LEARNED or before is None:
+            return
+        if not self._has_ended(entry, before):
+            raise RspamdUnavailable('Rspamd says "learned", but Redis does not count it')
+
+    def _begin(self, entry: Entry) -> tuple[bytes, int | None] | None:
+        """The message to be learned and the count before; None if nothing is to be learned."""
+        ledger, label = self._opened(), entry.label
+        taught = ledger.taught(label.user, label.digest)
+        if taught is not None and taught.held is label.lesson:
+            LEARNS.labels("already").inc()
+            log.info("user=%s: sample %.12s: is %s already", *key_of(entry), label.lesson.value)
+            return None
+        if taught is not None and taught.last.time > label.received:
+            LEARNS.labels("overtaken").inc()
+            log.info("user=%s: sample %.12s: overtaken by a later one", *key_of(entry))
+            return None
+        message = self._spool.message(entry)
+        if message is None:
+            LEARNS.labels("dropped").inc()
+            log.info("user=%s: sample %.12s: dropped by somebody", *key_of(entry))
+            return None
+        before = self._learns(label)
+        # This start is noted before, so after three deaths it is the fourth.
+        if ledger.begin_attempt(entry.name, before) > MAX_CRASHES:
+            self._spool.set_aside(entry, f"under way when {MAX_CRASHES} processes died")
+            ledger.end_attempt(entry.name)
+            LEARNS.labels("set-aside").inc()
+            log.error("user=%s: sample %.12s: set aside, it kills the worker", *key_of(entry))
+            return None
+        return message, before
+
+    def _record(self, entry: Entry, result: LearnResult) -> None:
+        label = entry.label
+        self._opened().record(
+            Answer(
+                user=label.user,
+                digest=label.digest,
+                lesson=label.lesson,
+                outcome=Outcome.of(result.status),
+                origin=label.origin,
+                time=label.received,
+                detail="" if result.learned else result.status.value,
+            )
+        )
+        LEARNS.labels(result.status.value).inc()
+        log.info(
+            "user=%s: sample %.12s as %s: %s",
+            *key_of(entry),
+            label.lesson.value,
+            result.status.value,
+        )
+
+    def _remove(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._spool.remove(entry)
+            self._opened().end_attempt(entry.name)
+
+    def _opened(self) -> Ledger:
+        if self.ledger is None:
+            raise LedgerError("the ledger is not open")
+        return self.ledger

@@ -1,0 +1,144 @@
+"""One request to Rspamd's controller on a connection of its own, and the answer as it stands.
+
+A learn is answered in two ways that break HTTP, so that HTTP libraries drop or
+refuse the answer: a refusal is a 204 with a body (against RFC 9110, 15.3.5),
+and a learn that failed at Redis has hiredis' error number for a code:
+``HTTP/1.1 1 cannot get ...``. As Rspamd closes the connection after every
+answer anyway, nothing is left that a library would do for us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from mailhooks.errors import RspamdUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# The reason phrase of a refused learn repeats the Message-ID, however long.
+_MOST_ANSWER_BYTES = 1 << 20
+_AT_ONCE_BYTES = 1 << 16
+_DEFAULT_PORT = 80
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{1,3})(?: ([^\r\n]*))?\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
+_CODED = re.compile(rb"\r\n(?:transfer|content)-encoding:", re.IGNORECASE)
+
+
+class Answer(NamedTuple):
+    """Status code, reason phrase and body."""
+
+    status: int
+    reason: str
+    body: bytes
+
+
+async def post(url: str, path: str, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
+    """Send a message to a path and read the answer.
+
+    Args:
+        url: ``http://host:port``, perhaps with a path before ``path``, or ``unix:/path``.
+        path: what is asked for.
+        headers: sent as they are, so they must hold no line ends.
+        body: the message.
+
+    Raises:
+        OSError: there is no connection, or it broke.
+        RspamdUnavailable: what came is no answer.
+    """
+    parts = urlsplit("http://localhost" if url.startswith("unix:") else url)
+    lines = [
+        f"POST {parts.path}{path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        "Connection: close",
+        "Accept-Encoding: identity",
+        f"Content-Length: {len(body)}",
+        *(f"{name}: {value}" for name, value in headers),
+    ]
+    request = "\r\n".join((*lines, "\r\n")).encode() + body
+    with await _sent(url, request) as connection:
+        return await _answer(connection)
+
+
+def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
+    """The answer, or None as long as it is not whole. Pure.
+
+    Args:
+        received: what has come so far.
+        ended: nothing more will come.
+
+    Raises:
+        RspamdUnavailable: it is none that Rspamd would give.
+    """
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head, body = bytes(received[: end + 2]), bytes(received[end + 4 :])
+    status = _STATUS_LINE.match(head)
+    if status is None or _CODED.search(head):
+        raise RspamdUnavailable("did not answer like Rspamd")
+    answer = Answer(int(status[1]), (status[2] or b"").decode(errors="replace"), body)
+    length = _LENGTH.search(head)
+    if length is None:
+        return answer if ended else None
+    if len(body) < int(length[1]):
+        return None
+    return answer._replace(body=body[: int(length[1])])
+
+
+async def _answer(connection: socket.socket) -> Answer:
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    while chunk := await loop.sock_recv(connection, _AT_ONCE_BYTES):
+        received += chunk
+        if (answer := parse_answer(received, ended=False)) is not None:
+            return answer
+        if len(received) > _MOST_ANSWER_BYTES:
+            raise RspamdUnavailable("answered without end")
+    answer = parse_answer(received, ended=True)
+    if answer is None:
+        raise RspamdUnavailable("closed the connection before the end of its answer")
+    return answer
+
+
+async def _sent(url: str, request: bytes) -> socket.socket:
+    """A connection over which the request has gone, to the first address that takes it."""
+    if url.startswith("unix:"):
+        return await _sent_to(socket.AF_UNIX, url.removeprefix("unix:"), request)
+    parts = urlsplit(url)
+    name = parts.hostname, parts.port or _DEFAULT_PORT
+    try:
+        # An address needs no lookup, and no thread to wait for one.
+        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(*name, type=socket.SOCK_STREAM)
+    *others, last = found
+    for family, _, _, _, address in others:
+        with suppress(OSError):
+            return await _sent_to(family, address, request)
+    return await _sent_to(last[0], last[4], request)
+
+
+async def _sent_to(family: int, address: object, request: bytes) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        # Not the loop's sock_connect: on this host a connection is there at once,
+        # and else the first send waits for it, or fails for the same reason.
+        error = connection.connect_ex(address)  # type: ignore[arg-type]
+        if error not in {0, errno.EINPROGRESS}:
+            raise OSError(error, os.strerror(error))  # noqa: TRY301 - close() is for this as well
+        # Rspamd may refuse us before it has read everything: the answer counts.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            await asyncio.get_running_loop().sock_sendall(connection, request)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

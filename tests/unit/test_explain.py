@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailhooks.bayes import Opinion, points
+from mailhooks.cli import main
+from mailhooks.config import ScoreSettings
+from mailhooks.explain import carried, turn
+from mailhooks.keys import Key, KeyRing, format_keys
+from mailhooks.message import identity, normal_address, read_header
+from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, decide
+from mailhooks.score import Course, MilterScore, NoScore, Why, sign
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+KEYS = KeyRing((Key("k", b"k" * 64),))
+NOW = 1_800_000_000
+SENDER = "News@Example.org"
+SCORE = MilterScore(
+    score=4.0,
+    required=15.0,
+    action="no action",
+    course=Course.SCORED,
+    symbols=(("SMALL", 0.5), ("LARGE", 3.5), ("AGAINST", -1.25)),
+    queue_id="4XyZ1234abcd",
+    time=NOW,
+)
+BASE = (
+    b"Received: from mx.example by mx.example with LMTP id AbC+dE; now\r\n"
+    b"Received: from client by mx.example (Postfix) with ESMTP id 4XyZ1234abcd; now\r\n"
+    b"Message-ID: <1@example.org>\r\nDate: Sun, 22 Nov 2026 10:00:00 +0000\r\n"
+    b"From: News <news@example.org>\r\n"
+)
+DELIVERED = b"Return-Path: <News@Example.org>\r\nDelivered-To: <Ann+list@Example.org>\r\n"
+
+
+def signed(score: MilterScore = SCORE, base: bytes = BASE) -> bytes:
+    value = sign(score, identity(read_header(base)), normal_address(SENDER), KEYS)
+    return b"X-Mailhooks-Score: " + value.encode() + b"\r\n" + base + b"\r\nbody\r\n"
+
+
+def test_a_delivered_message_brings_sender_recipient_and_score() -> None:
+    """The mailbox is that of Delivered-To without its extension, the sender that of Return-Path."""
+    found = carried(DELIVERED + signed(), KEYS, ScoreSettings(), NOW)
+    assert found.score == SCORE
+    assert (found.sender, found.recipient) == (SENDER, "ann@example.org")
+    assert (found.delivered, found.expired, found.queue_id) == (True, False, "4XyZ1234abcd")
+
+
+def test_a_raw_message_is_not_compared_with_a_sender_nobody_knows() -> None:
+    """What is not known is not taken for wrong."""
+    found = carried(signed(), KEYS, ScoreSettings(), NOW)
+    assert found.score == SCORE
+    assert (found.sender, found.recipient, found.delivered) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("bind_sender", "score"), [(True, NoScore(Why.WRONG_SENDER)), (False, SCORE)]
+)
+def test_another_return_path_counts_as_the_settings_say(
+    bind_sender: bool, score: MilterScore | NoScore
+) -> None:
+    """A host that rewrites senders does not compare them."""
+    raw = b"Return-Path: <srs0=x@relay.example>\r\n" + signed()
+    assert carried(raw, KEYS, ScoreSettings(bind_sender=bind_sender), NOW).score == score
+
+
+def test_a_score_that_expired_since_counts_for_a_delivered_message_only() -> None:
+    """It counted when the message was delivered; one that waits would go without."""
+    later = NOW + 30 * 86400
+    old = carried(DELIVERED + signed(), KEYS, ScoreSettings(), later)
+    assert (old.score, old.expired) == (SCORE, True)
+    waiting = carried(signed(), KEYS, ScoreSettings(), later)
+    assert (waiting.score, waiting.expired) == (NoScore(Why.EXPIRED), True)
+
+
+@given(
+    score=st.floats(-20, 20),
+    threshold=st.floats(1, 15),
+    probability=st.none() | st.floats(0, 1),
+)
+def test_what_would_turn_a_verdict_round_does(
+    score: float, threshold: float, probability: float | None
+) -> None:
+    """Just as much of it turns the verdict round, and a little less does not."""
+    bayes: Bayes | NoBayes = NoBayes(NoBayesWhy.NO_OPINION)
+    if probability is not None:
+        bayes = Bayes(points(probability), probability, own=Opinion(probability, 9, 9))
+    milter = replace(SCORE, score=score)
+    verdict = decide(milter, bayes, threshold)
+    found = turn(verdict)
+    assert found.folder is not verdict.folder
+    assert found.points is not None
+    assert found.threshold is not None
+    little = 0.0001
+    for more, folder in ((little, Folder.JUNK), (-little, Folder.INBOX)):
+        moved = replace(milter, score=score + found.points + more)
+        assert decide(moved, bayes, threshold).folder is folder
+        assert decide(milter, bayes, found.threshold - more).folder is folder
+        if found.probability is not None and 0 <= found.probability + more <= 1:
+            there = found.probability + more
+            told = Bayes(points(there), there)
+            assert decide(milter, told, threshold).folder is folder
+    if found.probability is None:
+        folders = {
+            decide(milter, Bayes(points(each), each), threshold).folder for each in (0.0, 1.0)
+        }
+        assert len(folders) == 1
+
+
+def test_what_no_number_decided_no_number_turns_round() -> None:
+    """Rspamd's own decision, or a missing score: the remark says which."""
+    bayes = Bayes(8.0, 1.0)
+    passed = replace(SCORE, course=Course.PASSTHROUGH)
+    assert "by itself" in turn(decide(passed, bayes, 6.0)).remark
+    assert "not to judge" in turn(decide(replace(SCORE, course=Course.SKIPPED), bayes, 6.0)).remark
+    missing = turn(decide(NoScore(Why.ABSENT), bayes, 6.0))
+    assert "without either nothing goes to Junk" in missing.remark
+    assert (missing.folder, missing.points) == (Folder.JUNK, None)
+    action = decide(replace(SCORE, action="add header"), bayes, 60.0, honour_action=True)
+    assert "honour_action" in turn(action).remark
+
+
+# The command
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    (tmp_path / "keys").write_text(format_keys(KEYS))
+    path = tmp_path / "mailhooks.toml"
+    path.write_text(
+        f'[score]\nkey_file = "{tmp_path}/keys"\n'
+        f'[learning]\nledger_file = "{tmp_path}/ledger.sqlite"\n'
+        '[rspamd]\nscan_url = "http://127.0.0.1:1"\nlearn_url = "http://127.0.0.1:1"\n'
+        '[redis]\nurl = ""\n[daemon]\nmax_message_bytes = 100000\n'
+    )
+    return path
+
+
+def run(settings: Path, *arguments: str, given: bytes = b"") -> Result:
+    return CliRunner().invoke(main, ["--config", str(settings), "explain", *arguments], input=given)
+
+
+def test_what_is_known_is_explained_in_plain_lines(settings: Path) -> None:
+    """Without Rspamd the carried score still tells its part; what is missing is named."""
+    now = int(time.time())
+    result = run(settings, "-", given=DELIVERED + signed(replace(SCORE, time=now)))
+    assert result.exit_code == 1, result.output
+    lines = [line.split(maxsplit=2) for line in result.stdout.splitlines()]
+    assert ["user:", "ann@example.org", "(from Delivered-To)"] in lines
+    assert ["3.50", "LARGE"] in lines
+    assert lines.index(["3.50", "LARGE"]) < lines.index(["-1.25", "AGAINST"])
+    assert lines.index(["-1.25", "AGAINST"]) < lines.index(["0.50", "SMALL"])
+    assert "verdict:      INBOX: 4.00 = 4.00 < 6.00" in result.stdout
+    assert (
+        "to Junk:      2.00 points more, or Bayes at 62.5% or more, or a threshold of 4.00 or less"
+        in result.stdout
+    )
+    assert "own Bayes:    unavailable; how much it has learned is unknown" in result.stdout
+    assert "missing:      no Bayes: Rspamd at http://127.0.0.1:1 cannot be asked" in result.stdout
+    assert "missing:      ledger" in result.stdout
+
+
+def test_json_is_one_document_with_every_part(settings: Path) -> None:
+    """The fields that docs/explain.md names are all there, whatever is away."""
+    now = int(time.time())
+    raw = DELIVERED + signed(replace(SCORE, time=now))
+    found = json.loads(run(settings, "-", "--json", given=raw).stdout)
+    assert list(found) == [
+        *("user", "user_from", "message_id", "digest", "queue_id", "sender", "delivered"),
+        *("delivered_status", "carried", "scan", "bayes", "score", "threshold", "folder"),
+        *("reason", "confidence", "status", "turn", "decisions", "taught", "missing"),
+    ]
+    assert found["carried"] == {
+        "valid": True,
+        "reason": "",
+        "expired": False,
+        "score": 4.0,
+        "required": 15.0,
+        "action": "no action",
+        "course": "scored",
+        "symbols": [
+            {"name": "LARGE", "score": 3.5},
+            {"name": "AGAINST", "score": -1.25},
+            {"name": "SMALL", "score": 0.5},
+        ],
+        "queue_id": "4XyZ1234abcd",
+        "time": now,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "status", "problem"),
+    [
+        (b"", ["-", "-u", "ann"], 1, "standard input: the file is empty"),
+        (b"\nno header\n", ["-", "-u", "ann"], 1, "-: is no message: it has no header field"),
+        (
+            b"From a Mon Jan  1 00:00:00 2026\nSubject: a\n\nb\n\n" * 2,
+            ["-", "-u", "ann"],
+            1,
+            "-: holds more than one message: give one of them",
+        ),
+        (
+            b"Subject: x\n\n" + b"x" * 100_000,
+            ["-", "-u", "ann"],
+            1,
+            "-: has 100012 bytes; messages of more than 100000 (daemon.max_message_bytes)",
+        ),
+        (
+            b"Subject: x\n\nb\n",
+            ["-"],
+            2,
+            "the message has no Delivered-To field: say whose verdict by --user",
+        ),
+        (b"", ["/no/such/file"], 2, "'/no/such/file' does not exist"),
+        (b"", [], 2, "Missing argument"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(
+    settings: Path, given: bytes, arguments: list[str], status: int, problem: str
+) -> None:
+    """A clear error, no traceback, and nothing on standard output."""
+    result = run(settings, *arguments, given=given)
+    assert result.exit_code == status
+    assert problem in " ".join(result.stderr.split())
+    assert result.stdout == ""
