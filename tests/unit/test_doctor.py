@@ -697,9 +697,9 @@ def fake_rspamd(answers: dict[str, tuple[int, str]], *, ahead_s: float = 0.0) ->
         status, text = answers.get(request.path, (200, "pong"))
         text = text.replace("ID", request.headers.get("Settings-ID", "none"))
         # Set here, since aiohttp's own is not ours to choose.
-        return web.Response(
-            status=status, text=text, headers={"Date": formatdate(time.time() + ahead_s)}
-        )
+        reason = json.loads(text)["error"] if text.startswith('{"error"') else None
+        header = {"Date": formatdate(time.time() + ahead_s)}
+        return web.Response(status=status, reason=reason, text=text, headers=header)
 
     async def serve() -> None:
         runner = web.ServerRunner(web.Server(handle))
@@ -909,7 +909,7 @@ def test_the_exit_status_is_that_of_monitoring(
     monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int
 ) -> None:
     """0, 1 or 2 as monitoring plug-ins have it; one line a finding, JSON holds the same."""
-    monkeypatch.setattr("mailhooks.doctor.examine", lambda _path: findings)
+    monkeypatch.setattr("mailhooks.doctor.examine", lambda _path, **_: findings)
     invoke = functools.partial(CliRunner().invoke, main)
     done = invoke(["doctor", "--json"])
     assert done.exit_code == status

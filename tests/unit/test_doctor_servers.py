@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_a_chroot_hides_the_socket(tmp_path: Path) -> None:
     """Debian's smtpd runs in one, and looks for the socket below the queue."""
     (tmp_path / "m").touch()
     main = {"smtpd_milters": f"inet:r:12 unix:{tmp_path}/m", "queue_directory": "/nonexistent"}
+    main |= {"mail_owner": str(os.geteuid())}
     inside = [postfix.Service("smtp", "inet", chroot=True, program="smtpd")]
     assert postfix.milters(main, SMTPD, f"unix:{tmp_path}/m")[0].level is OK
     finding = postfix.milters(main, inside, f"unix:{tmp_path}/m")[0]

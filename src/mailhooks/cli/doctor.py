@@ -43,11 +43,18 @@ EXIT_WARNINGS, EXIT_FAILED = 1, 2
     help="With --live: where Postfix delivers, host:port or unix:/path.  [default: as Postfix has"
     " it]",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CHECK",
+    help="Only this check, such as postfix, dovecot, redis; can be repeated.",
+)
 @common.json_option
 @click.pass_context
 def doctor(
     ctx: click.Context,
     *,
+    only: tuple[str, ...],
     live: bool,
     user: str | None,
     smtp: str,
@@ -64,12 +71,15 @@ def doctor(
     With --live, one message comes to the user by SMTP and one by LMTP, and another is learned and
     unlearned in the name of a user who does not exist. All of it is removed again.
     """
-    from mailhooks.doctor import examine, try_out
+    from mailhooks.doctor import CHECKS, examine, try_out
 
     if live != bool(user):
         raise click.UsageError("give --live and --user together")
+    for name in only:
+        if name not in CHECKS:
+            raise click.BadParameter(f"{name!r} is none of: {', '.join(CHECKS)}", ctx)
     path: Path = ctx.find_root().obj
-    findings = examine(path)
+    findings = examine(path, only=only)
     if user:
         findings += try_out(path, user, smtp=smtp, lmtp=lmtp)
     if as_json:

@@ -9,6 +9,6 @@ and teaches test messages, and removes them again.
 from __future__ import annotations
 
 from mailhooks.doctor.check import Finding, Level
-from mailhooks.doctor.host import examine, try_out
+from mailhooks.doctor.host import CHECKS, examine, try_out
 
-__all__ = ["Finding", "Level", "examine", "try_out"]
+__all__ = ["CHECKS", "Finding", "Level", "examine", "try_out"]

@@ -19,6 +19,7 @@ from mailhooks.message import content_digest
 from mailhooks.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from mailhooks.config import Settings
@@ -27,17 +28,41 @@ TIMEOUT_S = 20.0
 """For all checks together; longer than any of them waits for a server."""
 
 
-def examine(path: Path, *, timeout_s: float = TIMEOUT_S) -> list[Finding]:
+CHECKS = (
+    "settings private",
+    "key file",
+    "spool",
+    "drop folder",
+    "ledger",
+    sockets.CLASSIFY,
+    sockets.LEARN,
+    sockets.MILTER,
+    "health",
+    "rspamd scan",
+    "rspamd learn",
+    "rspamd configuration",
+    "redis",
+    "postfix",
+    "dovecot",
+)
+"""What ``examine`` can be asked to look at alone; some of it gives several findings."""
+
+
+def examine(
+    path: Path, *, only: Collection[str] = (), timeout_s: float = TIMEOUT_S
+) -> list[Finding]:
     """Look at the host that a settings file describes.
 
     Args:
         path: the settings file.
+        only: some of :data:`CHECKS`; empty for all.
         timeout_s: after that, what has not answered has failed.
     """
     settings, found = configuration.settings_file(path)
     if settings is None:
         return found
-    return found + run(_checks(path, settings), timeout_s=timeout_s)
+    wanted = [each for each in _checks(path, settings) if not only or each.name in only]
+    return found + run(wanted, timeout_s=timeout_s)
 
 
 def try_out(path: Path, user: str, *, smtp: str, lmtp: str | None) -> list[Finding]:

@@ -20,6 +20,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from mailhooks.daemon import LEARN_SOCKET
+from mailhooks.daemon.decisions import EVERY_S
 from mailhooks.doctor import postfix
 from mailhooks.doctor.check import Finding, Level, failed, ok, warning
 from mailhooks.doctor.program import NotRunError, WentWrongError, output_of
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 DELIVERY_S: Final = 30.0
 LEARN_S: Final = 30.0
 """Beyond the time for which samples settle."""
+DECISION_S: Final = 3 * EVERY_S
 POLL_S: Final = 0.1
 BAD: Final = 300
 """SMTP answers from here on are no consent (RFC 5321, 4.2.1)."""
@@ -53,11 +55,12 @@ _LOG = "See the logs of Postfix, Dovecot and `mailhooks serve`, and the findings
 
 @dataclass(slots=True)
 class Sent:
-    """A test message, its Message-ID, and as what Postfix queues it."""
+    """A test message, as what Postfix queues it, and whether it came through."""
 
     message_id: str
     raw: bytes
     queue_id: str = ""
+    delivered: bool = False
 
 
 @dataclass(slots=True)
@@ -129,6 +132,7 @@ class Live:
         took = f"after {time.monotonic() - started:.1f} s"
         if header is None:
             return failed(name, f"accepted, and not delivered {took}", _LOG)
+        message.delivered = True
         return verdict(name, header, took)
 
     def _send_by_smtp(self, message: Sent) -> str:
@@ -248,6 +252,7 @@ class Live:
                 ledger = SqliteLedger(learning.ledger_file)
                 try:
                     ledger.forget(self.pupil)
+                    self._forget_decisions(ledger)
                 finally:
                     ledger.close()
         except (SpoolError, LedgerError) as problem:
@@ -273,6 +278,14 @@ class Live:
             output_of(self.settings.doveadm.command, *arguments)
         if not found and problem:
             raise WentWrongError(f"is still queued as {message.queue_id}: {problem}")
+
+    def _forget_decisions(self, ledger: SqliteLedger) -> None:
+        """The daemon writes them a little later, if it decided at all."""
+        deadline = time.monotonic() + DECISION_S
+        digests = {content_digest(sent.raw) for sent in self.sent if sent.delivered}
+        while digests and time.monotonic() < deadline:
+            digests = {it for it in digests if not ledger.forget_message(self.user.lower(), it)}
+            time.sleep(POLL_S)
 
     def _drop_samples(self) -> None:
         """What the daemon has not learned yet of ours, ham on delivery included."""

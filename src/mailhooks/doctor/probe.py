@@ -13,6 +13,7 @@ import pwd
 import time
 from typing import TYPE_CHECKING, Final
 
+from mailhooks.daemon.decisions import PROBE_USER
 from mailhooks.message import identity, read_header
 from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from mailhooks.keys import KeyRing
 
-USER: Final = "doctor@invalid"
+USER: Final = PROBE_USER
 QUEUE_ID: Final = "DOCTOR"
 MESSAGE: Final = (
     b"Received: from doctor by localhost with LMTP id DOCTOR\r\n"
