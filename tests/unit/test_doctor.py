@@ -307,7 +307,7 @@ def test_samples_set_aside(spool: Spool) -> None:
     ("kind", "level"), [("ext4", OK), ("tmpfs", WARNING), ("nfs4", WARNING), ("zfs", OK)]
 )
 def test_the_kind_of_file_system(tmp_path: Path, kind: str, level: Level) -> None:
-    """What forgets at a restart, or cannot be relied on, is a warning; the innermost mount counts."""
+    """What forgets at a restart, or cannot be relied on, is a warning; the innermost counts."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
         f"22 1 0:2 / / rw - tmpfs none rw\n23 22 0:3 / {tmp_path} rw,x shared:1 - {kind} none rw\n",
@@ -810,8 +810,12 @@ def test_a_classifier_of_a_name_that_rspamd_does_not_know(key: str) -> None:
     expected = ((few, OK), (unknown, FAILED))
     for answer, level in expected:
         with fake_rspamd({"/learnspam": answer, "/stat": (200, json.dumps(STAT))}) as url:
-            names = {"classifier": "", "shared_classifier": ""} | {key: "wrong"}
-            findings = asyncio.run(_named(RspamdSettings(learn_url=url, **names)))
+            named = RspamdSettings(
+                learn_url=url,
+                classifier="wrong" if key == "classifier" else "",
+                shared_classifier="wrong" if key == "shared_classifier" else "",
+            )
+            findings = asyncio.run(_named(named))
         assert only(findings).level is level
         assert f"[rspamd] {key}" in findings[0].advice or level is OK
 

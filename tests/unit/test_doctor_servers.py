@@ -72,7 +72,7 @@ def test_milters_with_and_without_braces(value: str, milters: list[Any]) -> None
 
 def chain(value: str, ports: frozenset[int] = frozenset()) -> Finding:
     main = {"smtpd_milters": value, "milter_default_action": "accept"}
-    return postfix.milters(main, SMTPD, OURS, ports)[0]
+    return postfix.milters(main, SMTPD, OURS, lambda: ports)[0]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_chroot_hides_the_socket(tmp_path: Path) -> None:
     main = {"smtpd_milters": f"inet:r:12 unix:{tmp_path}/m", "queue_directory": "/nonexistent"}
     main |= {"mail_owner": str(os.geteuid())}
     inside = [postfix.Service("smtp", "inet", chroot=True, program="smtpd")]
-    assert postfix.milters(main, SMTPD, f"unix:{tmp_path}/m")[0].level is OK
-    finding = postfix.milters(main, inside, f"unix:{tmp_path}/m")[0]
+    assert postfix.milters(main, SMTPD, f"unix:{tmp_path}/m", frozenset)[0].level is OK
+    finding = postfix.milters(main, inside, f"unix:{tmp_path}/m", frozenset)[0]
     assert (finding.level, "chroot" in finding.advice) == (FAILED, True)
 
 

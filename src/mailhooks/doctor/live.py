@@ -43,6 +43,7 @@ DELIVERY_S: Final = 30.0
 LEARN_S: Final = 30.0
 """Beyond the time for which samples settle."""
 DECISION_S: Final = 3 * EVERY_S
+COUNT_S: Final = 5.0
 POLL_S: Final = 0.1
 BAD: Final = 300
 """SMTP answers from here on are no consent (RFC 5321, 4.2.1)."""
@@ -182,7 +183,6 @@ class Live:
         """Spam, then ham: the counts must move by exactly that."""
         words = " ".join(secrets.token_hex(4) for _ in range(_WORDS))
         raw = self._message(f"doctor-{self.token}.learn@{DOMAIN}") + f"{words}\r\n".encode()
-        expected = Learned(0, 0)
         for name, lesson, source, target in (
             ("live learn", Lesson.SPAM, "INBOX", "Junk"),
             ("live unlearn", Lesson.HAM, "Junk", "INBOX"),
@@ -193,7 +193,7 @@ class Live:
             try:
                 self._move(raw, source, target)
                 answer = self._wait_for_answer(content_digest(raw), lesson)
-                counts = self._counts()
+                counts = self._counts(expected)
             except (OSError, ProtocolError, LedgerError, StatisticsError) as problem:
                 yield failed(name, str(problem) or "no answer in time", _LOG)
                 return
@@ -230,12 +230,18 @@ class Live:
             time.sleep(POLL_S)
         return None
 
-    def _counts(self) -> Learned | None:
+    def _counts(self, expected: Learned) -> Learned | None:
+        """What Redis counts; Rspamd takes the old class back a little after it learned the new."""
         redis = self.settings.redis
         if not redis.url:
             return None
+        deadline = time.monotonic() + COUNT_S
         with Statistics(redis.url, redis.key_prefix) as statistics:
-            return statistics.learned(self.pupil)
+            while (counts := statistics.learned(self.pupil)) != expected:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(POLL_S)
+        return counts
 
     def _cleaned(self) -> list[str]:
         """Take everything back; returns what could not be, and where it is."""

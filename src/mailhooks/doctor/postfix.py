@@ -63,7 +63,7 @@ def postfix(
         return [unknown(NAME, "Postfix", "postconf", problem)]
     return [
         version(main),
-        *milters(main, lines, socket, rspamd_ports()),
+        *milters(main, lines, socket, rspamd_ports),
         sendmail(main, lines, socket),
         other_services(main, lines, overrides, socket),
         recipients(main),
@@ -120,7 +120,7 @@ def milters(
     main: Mapping[str, str],
     lines: Sequence[Service],
     socket: str,
-    rspamd_ports: frozenset[int] = frozenset(),
+    rspamd_ports: Callable[[], frozenset[int]],
 ) -> list[Finding]:
     """Whether mail by SMTP meets Rspamd's milter, then ours, and passes when they are dead.
 
@@ -128,7 +128,8 @@ def milters(
         main: main.cf.
         lines: master.cf.
         socket: ours, in libmilter's notation.
-        rspamd_ports: the ports of Rspamd's milter; none if not known.
+        rspamd_ports: the ports of Rspamd's milter, none if not known; asked for only where
+            another milter stands behind ours, since finding out takes a while.
     """
     name, chain = "postfix milters", parse_milters(main.get("smtpd_milters", ""))
     chroot = any(line.chroot and line.program == "smtpd" for line in lines)
@@ -144,7 +145,8 @@ def milters(
             )
         ]
     entry = chain[ours]
-    theirs = [n for n, each in enumerate(chain) if _port(each.address) in rspamd_ports]
+    ports = frozenset() if entry is chain[-1] else rspamd_ports()
+    theirs = [n for n, each in enumerate(chain) if _port(each.address) in ports]
     if (min(theirs) > ours) if theirs else ours == 0:
         return [
             failed(
