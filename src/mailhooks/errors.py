@@ -13,6 +13,7 @@
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
+     +-- NextHopError         the LMTP server behind `mailhooks lmtp` cannot be spoken to
      +-- LabError             the private mail host cannot start or has failed
 
 Anything else that is raised is a bug, and in a mail path a bug is treated as
@@ -73,6 +74,20 @@ class RspamdUnavailable(RspamdError):  # noqa: N818 - reads as the state it repo
 
 class RspamdMisconfigured(RspamdError):  # noqa: N818 - reads as the state it reports
     """Rspamd refuses until somebody changes a setting, such as a password."""
+
+
+class NextHopError(MailhooksError):
+    """The LMTP server that stores mail is away, silent, or speaks something else.
+
+    Attributes:
+        enhanced: the enhanced status code that tells a mail server so (RFC 3463).
+        is_silent: whether it let the time run out: to ask again would take as long.
+    """
+
+    def __init__(self, reason: str, enhanced: str, *, is_silent: bool = False) -> None:
+        self.enhanced = enhanced
+        self.is_silent = is_silent
+        super().__init__(reason)
 
 
 class LabError(MailhooksError):

@@ -318,6 +318,25 @@ def test_retrain_learns_junk_as_spam_and_read_mail_as_ham(
     assert lab.learns(name) == (6, 5)
 
 
+def test_a_dry_run_of_retrain_knows_what_was_taught_and_refused_mail_is_no_failure(
+    lab: Lab, people: list[str], box: LetterBox
+) -> None:
+    """Junk may hold what Rspamd never learns: a nightly job neither fails nor asks again."""
+    name = people[0]
+    user = lab.users[name].address
+    mail = letters(box, LetterKind.SPAM, 3)
+    save(lab, name, "Junk", [*mail, b"Subject: hm\n\nhm\n"])
+    run(lab, "learn", "spam", "-u", user, "-", stdin=as_mbox(mail[:2]))
+    foreseen = run(lab, "retrain", "-u", user, "--dry-run")
+    assert "4 messages: 2 to be learned, 2 known. Nothing was taught: dry run." in foreseen.stdout
+    assert lab.learns(name) == (2, 0)
+    done = run(lab, "retrain", "-u", user)
+    assert "4 messages: 1 learned, 2 known, 1 refused (1 too-few-tokens)" in done.stdout
+    again = run_json(lab, "reconcile", "-u", user)
+    assert again["refused"] == {"too-few-tokens, as before": 1}
+    assert lab.learns(name) == (3, 0)
+
+
 def test_retrain_of_everybody_skips_whom_it_cannot_read(
     lab: Lab, people: list[str], box: LetterBox
 ) -> None:

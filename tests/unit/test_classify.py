@@ -186,3 +186,10 @@ async def test_a_users_own_threshold_counts(rspamd: FakeRspamd) -> None:
     folder, _, status = await answer(rspamd, message, thresholds={"ann@x.example": 4.5})
     assert folder == "junk"
     assert "required=4.50" in status
+
+
+async def test_a_header_that_sieve_must_leave_alone_is_called_broken(rspamd: FakeRspamd) -> None:
+    """The verdict is the same; Pigeonhole before 0.5.21 would abort over an edit."""
+    message = carried(6.5)
+    assert (await answer(rspamd, message))[:2] == ["junk", "verified"]
+    assert (await answer(rspamd, b"no colon\r\n" + message))[:2] == ["junk", "broken"]

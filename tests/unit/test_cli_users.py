@@ -30,7 +30,9 @@ class FakeRedis:
 
     def __init__(self) -> None:
         self.hashes: dict[bytes, dict[str, bytes]] = {}
-        self.sets: dict[str, set[bytes]] = {"BAYES_SPAM_keys": set(), "BAYES_HAM_keys": set()}
+        self.sets: dict[str, set[bytes]] = {
+            f"BAYES_{kind}_keys": set() for kind in ("SPAM", "HAM", "SPAM_SHARED", "HAM_SHARED")
+        }
 
     def learns(self, user: str, spam: int, ham: int, tokens: int = 3) -> None:
         key = f"RS{user}".encode()
@@ -215,7 +217,7 @@ def test_forget_asks_and_says_what_it_removed(
 def test_forget_removes_calls_that_wait_in_the_drop_folder(
     settings: Path, fake: FakeRedis, tmp_path: Path
 ) -> None:
-    """Else the daemon would learn them once it is back; others' stay, and what is no call."""
+    """Else the daemon would learn them once it is back; others' and what is no call stay."""
     fake.learns("anna", 1, 1)
     drop = tmp_path / "drop"
     drop.mkdir()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from prometheus_client import REGISTRY
 
-from mailhooks.daemon.decisions import AT_ONCE, PROBE_USER, Decisions
+from mailhooks.daemon.decisions import AT_ONCE, Decisions
 from mailhooks.errors import LedgerError
 from mailhooks.ledger import Decision, Ledger, Source, SqliteLedger
 from mailhooks.policy import Folder, Reason
@@ -113,16 +113,6 @@ async def test_decisions_are_written_soon_and_in_their_order() -> None:
         await ledger.tried(1)
     assert ledger.written == [decision(number) for number in range(3)]
     assert total("written") == before + 3
-
-
-async def test_what_the_doctor_asks_is_not_noted() -> None:
-    """It leaves no trace in the figures of the host."""
-    ledger, decisions = await opened()
-    async with running(decisions):
-        decisions.note(decision(user=PROBE_USER))
-        decisions.note(decision())
-        await ledger.tried(1)
-    assert ledger.written == [decision()]
 
 
 async def test_many_decisions_do_not_wait_and_go_in_batches() -> None:

@@ -510,6 +510,9 @@ class NoRspamd:
 class NoSamples:
     """Must not be given any."""
 
+    def delivered(self, _user: str, _lesson: Lesson) -> int:
+        return 0
+
     async def take(self, *_args: object) -> None:
         pytest.fail("the probe was learned")
 
@@ -547,6 +550,9 @@ def test_a_daemon_with_other_keys_is_found_and_the_probe_taken_back(
     """It took the probe for good mail, and it is dropped before it settles."""
 
     class Samples:
+        def delivered(self, _user: str, _lesson: Lesson) -> int:
+            return 0
+
         async def take(
             self, user: str, lesson: Lesson, digest: str, origin: str, _message: bytes
         ) -> None:

@@ -56,7 +56,9 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         waiting.update(each.label.user for each in Spool(settings.daemon.spool_dir).entries())
     with (
         common.opened_ledger(settings.learning) as ledger,
-        Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
+        Statistics(
+            settings.redis.url, settings.redis.key_prefix, shared_key=settings.redis.shared_key
+        ) as statistics,
     ):
         counts, rates = ledger.counts(name, since=since), ledger.rates(name, since=since)
         names = [name] if name else sorted({*counts, *rates, *statistics.users(), *waiting})
@@ -170,7 +172,9 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
     spool = Spool(settings.daemon.spool_dir)
     with (
         common.opened_ledger(settings.learning) as ledger,
-        Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
+        Statistics(
+            settings.redis.url, settings.redis.key_prefix, shared_key=settings.redis.shared_key
+        ) as statistics,
     ):
         learned = statistics.learned(name)
         known = ledger.counts(name).get(name, Counts())

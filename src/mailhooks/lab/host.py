@@ -80,10 +80,12 @@ class Lab:
         min_learns: messages of each class before Rspamd's Bayes speaks (Rspamd: 200).
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
+        delivery_settle_s: likewise.
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
         extra_rspamd: by the name of a file in Rspamd's local.d, what is added to its end.
+        extra_postfix: added to the end of main.cf, where the last word counts.
     """
 
     def __init__(
@@ -94,10 +96,12 @@ class Lab:
         min_learns: int = 2,
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
+        delivery_settle_s: float = 0.0,
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
         extra_rspamd: Mapping[str, str] | None = None,
+        extra_postfix: str = "",
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
@@ -106,11 +110,16 @@ class Lab:
         self.keys = KeyRing((new_key(),))
         self.rspamd_password = secrets.token_urlsafe(16)
         self._min_learns = min_learns
-        self._learning = {"learn_on_delivery": learn_on_delivery, "settle_s": settle_s}
+        self._learning = {
+            "learn_on_delivery": learn_on_delivery,
+            "settle_s": settle_s,
+            "delivery_settle_s": delivery_settle_s,
+        }
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
         self._extra_rspamd = extra_rspamd or {}
+        self._extra_postfix = extra_postfix
         self._stack = contextlib.ExitStack()
         self.root = Path()
         self.servers: dict[str, Server] = {}
@@ -332,6 +341,7 @@ class Lab:
                 "minimal_backoff_time": "1s",
                 "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
+                "extra": self._extra_postfix,
             },
             "dovecot": {
                 "base_dir": root / "run/dovecot",
