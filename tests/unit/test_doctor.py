@@ -294,6 +294,19 @@ def test_a_sample_that_has_waited_for_hours(spool: Spool) -> None:
     assert "2 samples waiting, the oldest for 3 h" in finding.text
 
 
+def test_a_delivery_that_settles_for_days_is_not_stuck(spool: Spool) -> None:
+    """It is meant to wait; only what is overdue is a warning."""
+    label = Label(user="ann", lesson=Lesson.HAM, digest="d", origin="delivery", received=0.0)
+    entry = spool.put(label, b"message")
+    old = f"{time.time_ns() - 3 * 3600 * 10**9:020d}.1.0"
+    (spool.folder / "new" / entry.name).rename(spool.folder / "new" / old)
+    settle_s = {"delivery": 86400.0}
+    assert folders.samples_waiting(spool.folder, settle_s.__getitem__).level is OK
+    settle_s = {"delivery": 3600.0}
+    finding = folders.samples_waiting(spool.folder, settle_s.__getitem__)
+    assert (finding.level, "overdue by 2 h" in finding.text) == (WARNING, True)
+
+
 def test_samples_set_aside(spool: Spool) -> None:
     """A warning that names the command to look at them with."""
     spool.set_aside(spool.put(sample(), b"message"), "reason")

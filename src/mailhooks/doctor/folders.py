@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mailhooks.doctor import access
 from mailhooks.doctor.check import Finding, Level, failed, ok, warning
+from mailhooks.spool import MAX_LABEL_BYTES, Label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,8 +29,13 @@ REMOTE = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs")
 _PROBE_BYTES = 4096
 
 
-def spool(folder: Path) -> list[Finding]:
-    """All about the folder in which samples wait to be learned."""
+def spool(folder: Path, settle_s: Callable[[str], float] = lambda _: 0.0) -> list[Finding]:
+    """All about the folder in which samples wait to be learned.
+
+    Args:
+        folder: the spool.
+        settle_s: how long a sample of an origin is meant to wait.
+    """
     missing = _is_folder(
         "spool",
         folder,
@@ -41,7 +49,7 @@ def spool(folder: Path) -> list[Finding]:
         writable("spool writable", folder / "tmp" if (folder / "tmp").is_dir() else folder),
         space("spool space", folder),
         file_system("spool file system", folder),
-        samples_waiting(folder),
+        samples_waiting(folder, settle_s),
         samples_set_aside(folder),
     ]
 
@@ -152,14 +160,23 @@ def file_system(name: str, folder: Path, mounts: Path = Path("/proc/self/mountin
     return ok(name, f"{folder}: on {kind or 'a file system of unknown kind'}")
 
 
-def samples_waiting(folder: Path) -> Finding:
-    """How many samples wait, and whether one has waited so long that learning must be stuck."""
+def samples_waiting(folder: Path, settle_s: Callable[[str], float] = lambda _: 0.0) -> Finding:
+    """How many samples wait, and whether one is so long overdue that learning must be stuck.
+
+    Args:
+        folder: the spool.
+        settle_s: how long a sample of an origin is meant to wait.
+    """
     name = "spool waiting"
     if not (folder / "new").is_dir():
         return ok(name, f"{folder}: no samples yet, `mailhooks serve` has never run with it")
+    ages, overdue_s = [], 0.0
     try:
         # Read-only, so not by Spool.entries(), which sets strange files aside.
-        ages = [_sample_age_s(path.name) for path in (folder / "new").iterdir()]
+        for path in (folder / "new").iterdir():
+            ages.append(age_s := _sample_age_s(path.name))
+            if age_s > SAMPLE_OLD_S:
+                overdue_s = max(overdue_s, age_s - settle_s(_origin(path)))
     except OSError as problem:
         return _unreadable(name, folder / "new", problem)
     text = f"{folder}: {_count(ages, 'sample')} waiting"
@@ -172,14 +189,23 @@ def samples_waiting(folder: Path) -> Finding:
             f"{text}, the newest from {_span(-min(ages))} in the future",
             "The clock was set back: see that it is right now. Samples are learned all the same.",
         )
-    if oldest_s <= SAMPLE_OLD_S:
+    if overdue_s <= SAMPLE_OLD_S:
         return ok(name, text)
     return warning(
         name,
-        text,
+        f"{text}; one is overdue by {_span(overdue_s)}",
         "Learning is stuck: see the findings about Rspamd and Redis, and why samples are kept in "
         "the log of `mailhooks serve`. Nothing is lost; `mailhooks queue list` shows them.",
     )
+
+
+def _origin(sample: Path) -> str:
+    """What made a sample; empty if it has gone meanwhile, or is none."""
+    try:
+        with sample.open("rb") as file:
+            return msgspec.json.decode(file.readline(MAX_LABEL_BYTES), type=Label).origin
+    except (FileNotFoundError, msgspec.DecodeError):
+        return ""
 
 
 def _sample_age_s(name: str) -> float:

@@ -15,6 +15,7 @@ from mailhooks.doctor.ledger import ledger
 from mailhooks.doctor.live import live
 from mailhooks.doctor.postfix import postfix
 from mailhooks.errors import SpoolError
+from mailhooks.ledger import DELIVERY
 from mailhooks.message import content_digest
 from mailhooks.spool import Spool
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from mailhooks.config import Settings
+    from mailhooks.config import LearningSettings, Settings
 
 TIMEOUT_S = 20.0
 """For all checks together; longer than any of them waits for a server."""
@@ -86,7 +87,7 @@ def _checks(path: Path, settings: Settings) -> list[Check]:
     return [
         Check("settings private", partial(configuration.settings_private, path, settings)),
         Check("key file", lambda: configuration.key_file(score.key_file, uid, score.max_age_s)[1]),
-        Check("spool", partial(folders.spool, daemon.spool_dir)),
+        Check("spool", partial(folders.spool, daemon.spool_dir, partial(_settle_s, learning))),
         Check("drop folder", partial(folders.drop, daemon.drop_dir, uid, mail_uids)),
         Check("ledger", partial(ledger, learning.ledger_file, uid)),
         Check(sockets.CLASSIFY, partial(_classify, settings, mail_uids)),
@@ -124,6 +125,10 @@ def _classify(settings: Settings, mail_uids: frozenset[int]) -> list[Finding]:
     if keys and settings.learning.learn_on_delivery != "off":
         _take_back(Spool(settings.daemon.spool_dir))
     return found
+
+
+def _settle_s(learning: LearningSettings, origin: str) -> float:
+    return learning.delivery_settle_s if origin == DELIVERY else learning.settle_s
 
 
 def _rspamd(settings: Settings, dump: rspamd.Dump) -> list[Finding]:

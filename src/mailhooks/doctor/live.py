@@ -50,7 +50,15 @@ BAD: Final = 300
 DOMAIN: Final = "mailhooks.invalid"
 _STATUS: Final = "X-Spam-Status"
 _QUEUED: Final = "queued as "
-_WORDS: Final = 60
+# Plain English, since the tokens depend on the language: Rspamd guesses that of random
+# words anew each time, and would not know again what it is to unlearn.
+_TEXT: Final = """\
+This is the message that the doctor of mailhooks has sent to see whether what it is taught will be
+learned. There is nothing for you to do about it, and if all of it works as it should, you will not
+have seen it at all, because it has been taken away again by the time you would have read this.
+It was learned as spam at first and then as good mail, in the name of a user who is not there, so
+that those who have an account on this host would not find any of it in what they have been taught.
+"""
 _LOG = "See the logs of Postfix, Dovecot and `mailhooks serve`, and the findings above."
 
 
@@ -181,8 +189,8 @@ class Live:
 
     def _taught(self) -> Iterator[Finding]:
         """Spam, then ham: the counts must move by exactly that."""
-        words = " ".join(secrets.token_hex(4) for _ in range(_WORDS))
-        raw = self._message(f"doctor-{self.token}.learn@{DOMAIN}") + f"{words}\r\n".encode()
+        head = self._message(f"doctor-{self.token}.learn@{DOMAIN}")
+        raw = head + _TEXT.replace("\n", "\r\n").encode("ascii")
         for name, lesson, source, target in (
             ("live learn", Lesson.SPAM, "INBOX", "Junk"),
             ("live unlearn", Lesson.HAM, "Junk", "INBOX"),
