@@ -19,10 +19,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The servers, and what pymilter is compiled with.
-PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-server redis-tools \
+PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
+	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
-# Foreign programs that tests speak to; without one its test is skipped.
-TEST_PACKAGES := swaks miltertest
+# What only tests need: databases, and foreign programs to speak to.
+TEST_PACKAGES := postgresql mariadb-server swaks miltertest
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 

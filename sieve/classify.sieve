@@ -18,7 +18,7 @@ if execute :pipe :output "answer" "mailhooks-classify" {
 
 # Pigeonhole before 0.5.21 aborts when it edits a header with a line that is no field
 # (see "Broken headers" in docs/verdict.md): such a message is filed as it is.
-if not string :is "${score}" "broken" {
+if not string :matches "${score}" "broken-*" {
   # What a stranger wrote into such headers is gone, whatever the verdict.
   deleteheader "X-Mailhooks-Rspamd";
   deleteheader "X-Spam";
@@ -48,7 +48,7 @@ if not string :is "${score}" "broken" {
 }
 
 if string :is "${folder}" "junk" {
-  if not string :is "${score}" "broken" {
+  if not string :matches "${score}" "broken-*" {
     addheader "X-Spam-Flag" "YES";
   }
   fileinto :create "Junk";

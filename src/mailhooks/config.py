@@ -184,6 +184,8 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
             :mod:`mailhooks.training`: ``balanced`` ham and spam that Bayes is not sure of
             as long as neither class is far ahead, ``all`` every message delivered to
             INBOX as ham, ``confident`` those that nothing speaks against, ``off`` none.
+        spam_on_delivery: whether ``balanced`` trains spam too, which the milter score
+            alone condemns.
         delivery_settle_s: seconds a delivered message is left alone before it
             trains; a move within them wins.
         shared_agreement: users who must have taught a message the same before the
@@ -200,6 +202,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"
+    spam_on_delivery: bool = True
     delivery_settle_s: float = SETTLE_S
     shared_agreement: int = AGREEING
     settle_s: float = 30.0
@@ -295,6 +298,16 @@ class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
     ham_mailboxes: tuple[str, ...] = ("INBOX", "Archive", "Archives")
 
 
+class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[accounts]``: the host's domains, users and aliases.
+
+    Attributes:
+        database: URL of the SQL database that ``mailcfg`` keeps; empty for none.
+    """
+
+    database: str = ""
+
+
 class DoctorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[doctor]``: how ``mailhooks doctor`` reads the servers' configuration.
 
@@ -322,6 +335,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailboxes: MailboxSettings = MailboxSettings()
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
+    accounts: AccountsSettings = AccountsSettings()
     doctor: DoctorSettings = DoctorSettings()
 
 
@@ -518,6 +532,14 @@ def _redis_url(value: str) -> str | None:
     return f"must start with redis://, rediss:// or unix:///, not {value!r}"
 
 
+def _database_url(value: str) -> str | None:
+    kinds = "sqlite:///", "postgresql://", "mariadb://", "mysql://"
+    if not value or value.startswith(kinds):
+        return None
+    # Not repeated: it may hold a password.
+    return "must be sqlite:////path, postgresql://..., mariadb://... or empty"
+
+
 def _not_empty(value: str | tuple[str, ...]) -> str | None:
     return None if value and all(value) else "must not be empty"
 
@@ -594,6 +616,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.key_prefix": _not_empty,
     "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
+    "accounts.database": _database_url,
     "doctor.postconf": _not_empty,
     "doctor.doveconf": _not_empty,
     "doctor.rspamadm": _not_empty,

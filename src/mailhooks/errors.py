@@ -9,6 +9,8 @@
      +-- LedgerError          what was taught cannot be written down or looked up
      +-- SourceError          a file, Maildir or mbox given by hand cannot be read
      +-- DoveadmError         doveadm cannot be run, or failed
+     +-- AccountsError        a change to the host's accounts is refused; says why
+     |    +-- AccountsUnavailable  their database is away, has no schema, or a newer one
      +-- StatisticsError      Redis, which holds Rspamd's statistics, gave no usable answer
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
@@ -58,6 +60,14 @@ class SourceError(MailhooksError):
 
 class DoveadmError(MailhooksError):
     """``doveadm`` cannot be run, failed, or printed something unexpected."""
+
+
+class AccountsError(MailhooksError):
+    """A change to the accounts is refused, or what it names is not there; nothing was changed."""
+
+
+class AccountsUnavailable(AccountsError):  # noqa: N818 - reads as the state it reports
+    """The database of accounts cannot be used: away, without schema, or with a newer one."""
 
 
 class StatisticsError(MailhooksError):

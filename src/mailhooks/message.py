@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 64 * 1024 * 1024
 _LINE_END = re.compile(rb"\r?\n")
 _WHITESPACE = re.compile(rb"[ \t\r\n]+")
 # Neither a fold nor a field: a line whose colon is missing or far away.
-_NO_FIELD = re.compile(rb"(?:\A|(?<=\n))(?![ \t])(?:[^:\r\n]+\r?(?:\n|\Z)|[^:\n]{990})")
+_NO_FIELD = re.compile(rb"\n(?![ \t])(?:[^:\r\n]+\r?(?=\n|\Z)|[^:\n]{990})")
 _END_OF_HEADER = re.compile(rb"(?:\A|\n)\r?\n")
 _DIGESTED = (b"message-id", b"date", b"from", b"subject")
 # As read_header reads them, folds included, in a fifth of the time.
@@ -151,7 +151,8 @@ def is_editable(message: bytes) -> bool:
     Args:
         message: with CRLF or LF line ends.
     """
-    return _NO_FIELD.search(message, 0, read_header(message).size_bytes) is None
+    end = _END_OF_HEADER.search(message, 0, MAX_HEADER_BYTES)
+    return _NO_FIELD.search(b"\n" + message[: end.start() if end else MAX_HEADER_BYTES]) is None
 
 
 def content_digest(message: bytes) -> str:

@@ -133,24 +133,31 @@ def test_a_server_that_dies_in_the_middle_costs_nothing_but_a_rerun(
     assert lab.learns(name) == (300, 0)
 
 
-def test_a_learner_outlives_several_deaths_of_rspamd_and_counts_nothing_twice(
+def test_however_often_rspamd_dies_under_a_learner_nothing_counts_twice(
     lab: Lab, people: list[str], box: LetterBox, tmp_path: Path
 ) -> None:
-    """Each leaves several learns under way of which nobody says whether they were done."""
+    """Each death leaves several learns under way of which nobody says whether they were done.
+
+    Usually one run outlives all of them; on a slow machine it may give up, and is run again.
+    """
     name = people[0]
-    mbox = tmp_path / "mail.mbox"
-    mbox.write_bytes(as_mbox(letters(box, LetterKind.NEWSLETTER, 400)))
-    learn = ["learn", "spam", "-u", lab.users[name].address, str(mbox)]
+    for number, raw in enumerate(letters(box, LetterKind.NEWSLETTER, 400)):
+        (tmp_path / f"{number:03}.eml").write_bytes(raw)
+    learn = ["learn", "spam", "-u", lab.users[name].address, str(tmp_path)]
     with subprocess.Popen(
         command(lab, *learn), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         for count in (20, 110, 200, 290):
-            lab.wait("some are learned", lambda count=count: lab.learns(name)[0] > count)  # type: ignore[misc]
+
+            def far_enough(count: int = count) -> bool:
+                return lab.learns(name)[0] > count or process.poll() is not None
+
+            lab.wait("some are learned", far_enough, LIMIT_S)
             lab.servers["rspamd"].kill()
             lab.restart("rspamd")
         stdout, stderr = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, stdout + stderr
-    assert "400 messages: 400 learned" in stdout
+    assert process.returncode == 0 or "the same command goes on" in stderr, stdout + stderr
+    assert "400 messages: " in run(lab, *learn).stdout
     assert lab.learns(name) == (400, 0)
     assert "mailhooks-evidence" not in lab.redis("KEYS", "*")
 
@@ -282,7 +289,7 @@ async def test_files_of_a_maildir_are_read_as_they_are(lab: Lab, people: list[st
     raw = b"Subject: x\nX-Nul: a\0b\r\n\nbody \0 nul\r mixed\r\nlf\n\x0cend"
     lab.mailbox(name).count("INBOX")  # creates the Maildir
     for number, size in enumerate(("", ",S=10", "")):
-        file = lab.root / "mail" / name / f"Maildir/cur/170000000{number}.M1P1.x{size}:2,S"
+        file = lab.home(name) / f"Maildir/cur/170000000{number}.M1P1.x{size}:2,S"
         file.write_bytes(raw)
         os.chown(file, MAIL_UID, MAIL_UID)
     doveadm = Doveadm(doveadm_command(lab))

@@ -25,10 +25,11 @@ RANKS = (
         "doveadm",
         "statistics",
         "count",
+        "accounts",
     },
     {"evidence"},
     {"teacher", "explain", "tune"},
-    {"account", "batch"},
+    {"account", "batch", "directory"},
     {"daemon", "milter", "lmtp"},
     {"lab", "doctor"},
     {"cli"},
@@ -36,7 +37,7 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training"}
+PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training", "explain", "tune"}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 
@@ -88,7 +89,8 @@ def test_pymilter_is_confined_to_the_milter() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rspamd", "dovecot", "daemon", "milter", "lmtp", "lab", "doctor", "setup", "cli"]
+    "module",
+    ["accounts", "rspamd", "dovecot", "daemon", "milter", "lmtp", "lab", "doctor", "setup", "cli"],
 )
 def test_public_names_are_importable_from_their_package(module: str) -> None:
     """What a package offers is what it lists."""

@@ -969,6 +969,8 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         postconf = ["{tmp_path}/postconf"]
         doveconf = ["{tmp_path}/doveconf"]
         rspamadm = ["{tmp_path}/rspamadm"]
+        [accounts]
+        database = "sqlite:///{tmp_path}/accounts"
         """,
         encoding="utf-8",
     )
@@ -989,5 +991,6 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         "rspamd scan",
         "rspamd learn",
         "redis",
+        "users",
     }
     assert list(tmp_path.iterdir()) == [path]

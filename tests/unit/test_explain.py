@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -267,3 +272,23 @@ def test_what_cannot_be_explained_is_said(
     assert result.exit_code == status
     assert problem in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_on_a_terminal_it_is_a_table(settings: Path) -> None:
+    """Long lines are folded within their column, and the verdict stands out."""
+    path = settings.parent / "message"
+    path.write_bytes(DELIVERED + signed(replace(SCORE, time=int(time.time()))))
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "mailhooks", "--config", str(settings), "explain", str(path)]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "60"}
+    with subprocess.Popen(command, stdout=inner, env=environment) as running:
+        os.close(inner)
+        shown = b""
+        with contextlib.suppress(OSError), os.fdopen(outer, "rb", buffering=0) as terminal:
+            while part := terminal.read(4096):
+                shown += part
+    assert running.returncode == 1
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown.decode().splitlines()]
+    assert max(map(len, lines)) <= 60
+    assert any(line.split()[:2] == ["verdict", "INBOX:"] for line in lines)
+    assert b"\x1b[1;32mINBOX: 4.00" in shown

@@ -133,10 +133,11 @@ def test_no_bare_line_feed_gets_through(pieces: list[bytes]) -> None:
 def test_the_stamp_and_the_sieve_script_agree() -> None:
     """What is removed and added is the same with and without Sieve."""
     deleted = {
-        name.lower().encode() for name in re.findall(r'^deleteheader "(.*)";', SIEVE, re.MULTILINE)
+        name.lower().encode()
+        for name in re.findall(r'^  deleteheader "(.*)";', SIEVE, re.MULTILINE)
     }
     assert deleted == STRANGERS
-    assert '  deleteheader "X-Mailhooks-Score";' in SIEVE
+    assert '    deleteheader "X-Mailhooks-Score";' in SIEVE
     assert f'set "status" "{UNANSWERED.status}";' in SIEVE
     added = re.findall(r'addheader "(.*?)"', SIEVE)
     copy = stamped(b"\r\n", JUNK).decode()
@@ -193,6 +194,7 @@ def test_the_answer_of_the_daemon_is_read() -> None:
     """Folder, score and status, as Sieve gets them."""
     assert parse_answer(b"junk verified Yes, score=7.00") == JUNK
     assert parse_answer(b"inbox none No, score=1.00") == HAM
+    assert parse_answer(b"junk broken-verified Yes, score=7.00") == JUNK
 
 
 @pytest.mark.parametrize(

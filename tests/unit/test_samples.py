@@ -20,7 +20,7 @@ from mailhooks.errors import (
     SpoolError,
     StatisticsError,
 )
-from mailhooks.ledger import Ledger, Outcome, SqliteLedger
+from mailhooks.ledger import Answer, Ledger, Outcome, SqliteLedger
 from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.rspamd import LearnResult, LearnStatus, RspamdClient
 from mailhooks.spool import Entry, Label, Spool
@@ -568,3 +568,24 @@ async def test_without_shared_statistics_nothing_is_taught_to_them(
         await until(lambda: samples.waiting == 0)
     assert {who for who, _, _ in rspamd.learned} == {"ann", "bob", "cid"}
     assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_the_worker_prunes_the_ledger_by_age(tmp_path: Path, rspamd: FakeRspamd) -> None:
+    """What was taught longer ago than learning.keep_days is forgotten, and nothing else."""
+    ledger = SqliteLedger(tmp_path / "ledger")
+    now = time.time()
+    for digest, days in (("old", SETTINGS.keep_days + 1), ("young", SETTINGS.keep_days - 1)):
+        ledger.record(
+            Answer(
+                user="ann",
+                digest=digest,
+                lesson=SPAM,
+                outcome=Outcome.LEARNED,
+                origin="move",
+                time=now - days * 86400,
+            )
+        )
+    async with running(tmp_path, rspamd):
+        await until(lambda: ledger.taught("ann", "old") is None)
+    assert ledger.taught("ann", "young") is not None
+    ledger.close()

@@ -10,6 +10,7 @@ import click
 from mailhooks.account import Account, Limits, Part
 from mailhooks.cli import common, lessons
 from mailhooks.cli.tally import Tally, finish
+from mailhooks.directory import known_users
 from mailhooks.doveadm import Doveadm
 from mailhooks.errors import DoveadmError
 
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 user_option = click.option(
     "--user", "-u", type=common.user_name, metavar="USER", help="Whose account is read."
 )
-all_option = click.option("--all", "everybody", is_flag=True, help="Every user Dovecot lists.")
+all_option = click.option(
+    "--all",
+    "everybody",
+    is_flag=True,
+    help="Every user of this host: of [accounts] database, or else those Dovecot lists.",
+)
 since_option = click.option(
     "--since",
     type=common.moment,
@@ -167,7 +173,8 @@ def _run(
 async def _accounts(settings: Settings, user: str | None) -> AsyncGenerator[Account, None]:
     doveadm = Doveadm(settings.doveadm.command)
     roles = settings.mailboxes.roles()
-    for name in [user] if user else await doveadm.users():
+    names = [user] if user else await known_users(settings.accounts, settings.doveadm)
+    for name in names:
         yield Account(doveadm, name, roles, settings.doveadm.ham_mailboxes)
 
 

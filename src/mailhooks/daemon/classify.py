@@ -50,6 +50,9 @@ log = logging.getLogger("mailhooks.classify")
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
 
+SMALL_BYTES = 1024 * 1024
+"""The digest of a message up to this size takes some milliseconds."""
+
 WEIGHTS_TIMEOUT_S = 0.25
 """Whether a delivery trains is not worth a longer wait for the counts."""
 
@@ -141,6 +144,7 @@ class Classifier:
         self._samples = samples
         self._score = score
         self._mode = Mode(learning.learn_on_delivery)
+        self._spam_too = learning.spam_on_delivery
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
         self._clock = clock
@@ -149,8 +153,8 @@ class Classifier:
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
 
-        The folder is ``inbox`` or ``junk``; the score ``verified`` or ``none``, or ``broken`` if
-        Sieve must leave the header alone, see :func:`mailhooks.message.is_editable`.
+        The folder is ``inbox`` or ``junk``; the score ``verified`` or ``none``, with ``broken-``
+        before it if Sieve must leave the header alone: :func:`mailhooks.message.is_editable`.
 
         Raises:
             ProtocolError: the caller may not speak for the user it names.
@@ -170,11 +174,12 @@ class Classifier:
             recipient=call.env.get("RECIPIENT"),
             timeout_s=left_s,
         )
-        queue_id, digest, now = self._queue_id(header), content_digest(call.message), self._clock()
+        queue_id, now = self._queue_id(header), self._clock()
+        digest = await self._digest(call.message, user, deadline - loop.time())
         lesson = await self._lesson(user, verdict)
-        if lesson is not None:
+        if lesson is not None and digest is not None:
             await self._keep(call.message, user, lesson, digest, deadline - loop.time())
-        if user != PROBE_USER:
+        if user != PROBE_USER and digest is not None:
             self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
@@ -183,8 +188,20 @@ class Classifier:
             log.warning(
                 "%s: user=%s: a line in the header is no field: left as it is", queue_id, user
             )
-            score = "broken"
+            score = f"broken-{score}"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
+
+    async def _digest(self, message: bytes, user: str, left_s: float) -> str | None:
+        """The digest of a message; None if there is no time for that of a large one."""
+        if len(message) <= SMALL_BYTES:
+            return content_digest(message)
+        try:
+            # Other deliveries would notice how long this takes.
+            async with asyncio.timeout(left_s / 2):
+                return await asyncio.to_thread(content_digest, message)
+        except TimeoutError:
+            log.warning("user=%s: no time for a digest: nothing is noted or learned", user)
+            return None
 
     async def _lesson(self, user: str, verdict: Verdict) -> Lesson | None:
         """What the delivery teaches, once it has been left alone for a while."""
@@ -210,6 +227,7 @@ class Classifier:
                 spam=spam,
                 ham=ham,
             ),
+            spam_too=self._spam_too,
         )
 
     def _carried(self, header: Header, call: ScriptCall) -> MilterScore | NoScore:

@@ -14,6 +14,7 @@ from mailhooks.doctor.dovecot import dovecot
 from mailhooks.doctor.ledger import ledger
 from mailhooks.doctor.live import live
 from mailhooks.doctor.postfix import postfix
+from mailhooks.doctor.users import users
 from mailhooks.errors import SpoolError
 from mailhooks.ledger import DELIVERY
 from mailhooks.message import content_digest
@@ -43,6 +44,7 @@ CHECKS = (
     "rspamd learn",
     "rspamd configuration",
     "redis",
+    "users",
     "postfix",
     "dovecot",
 )
@@ -106,6 +108,7 @@ def _checks(path: Path, settings: Settings) -> list[Check]:
         Check("rspamd learn", partial(rspamd.learns, settings.rspamd)),
         Check("rspamd configuration", partial(_rspamd, settings, dump)),
         Check("redis", partial(redis.statistics, settings.redis)),
+        Check("users", partial(users, settings.accounts, settings.doveadm, settings.redis)),
         Check(
             "postfix", partial(postfix, settings.doctor, settings.milter.socket, dump.milter_ports)
         ),
