@@ -95,8 +95,13 @@ class PlainImap(imaplib.IMAP4):
         return socket.create_connection((self.host, self.port), timeout, (FOREIGN_ADDRESS, 0))
 
 
+def plain(name: str, password: str) -> Callable[[bytes], bytes]:
+    """The answer of SASL PLAIN (RFC 4616)."""
+    return lambda _challenge: f"\0{name}\0{password}".encode()
+
+
 def test_imap_takes_a_password_only_after_starttls(lab: Lab) -> None:
-    """Without TLS no login is offered and none taken; with it the same works."""
+    """Without TLS no login is offered and none taken; with it the same works, for a user alone."""
     user = lab.users["there"]
     with PlainImap(ADDRESS, lab.imap_port, timeout=60) as imap:
         assert "LOGINDISABLED" in imap.capabilities
@@ -104,6 +109,9 @@ def test_imap_takes_a_password_only_after_starttls(lab: Lab) -> None:
         with pytest.raises(imaplib.IMAP4.error, match="PRIVACYREQUIRED"):
             imap.login(user.address, user.password)
         imap.starttls(lab.tls)
+        for name in ("' OR '1'='1", f"{user.address}' --", "nobody@mail.example"):
+            with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+                imap.authenticate("PLAIN", plain(name, user.password))
         assert imap.login(user.address, user.password)[0] == "OK"
 
 

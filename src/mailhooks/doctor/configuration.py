@@ -66,9 +66,8 @@ def key_file(
         ring = load_keys(path)
     except ConfigError as problem:
         advice = (
-            f"Write lines `key-id secret` into it ([score] key_file), readable by the user of "
-            f"`mailhooks serve` and `mailhooks milter`: "
-            f'(umask 077; echo "1 $(openssl rand -hex 32)" > {path}) makes a new one.'
+            "`mailhooks key add --new` makes it ([score] key_file); then see that the user of "
+            "`mailhooks serve` and `mailhooks milter` may read it."
             if not path.exists()
             else "Correct it, and see that this user may read it; each line is `key-id secret`."
         )
@@ -80,8 +79,8 @@ def key_file(
                 name,
                 f"{path}: is not secret, others than {named(status.st_uid)} may open or change it "
                 f"(mode {mode_of(status)})",
-                "chmod 600 it. Who has read it can forge scores: put a new key on top, let Rspamd "
-                "have the report secret made of it, and restart all three.",
+                "chmod 600 it. Who has read it can forge scores: rotate it (docs/split.md), "
+                "let Rspamd have the report secret made of the new key, and remove the old one.",
             )
         ]
     shut_out = daemon_uid is not None and not access.may(daemon_uid, status, access.READ)
