@@ -126,7 +126,8 @@ def test_the_modules_and_names_of_the_library_page_exist() -> None:
 
 def names_of_findings() -> set[str]:
     """What the doctor calls its findings: variables of that name, constants, first arguments."""
-    variables = {"name", "names", "leaving", "arriving", "NAME", "CLASSIFY", "LEARN", "MILTER"}
+    variables = {"name", "names", "leaving", "arriving", "NAME", "CLASSIFY", "LEARN"}
+    variables |= {"MILTER", "LMTP"}
     makers = {"Check", "ok", "warning", "failed", "skipped", "script", "unknown", "_is_folder"}
     makers |= {"writable", "space", "file_system", "_delivered"}
     values: list[ast.expr] = []

@@ -702,6 +702,29 @@ def test_the_milter_is_asked_to_negotiate(reply: bytes, level: Level) -> None:
             thread.join()
 
 
+@pytest.mark.parametrize(
+    ("greeting", "level"),
+    [(b"220 mail.example LMTP\r\n", OK), (b"500 no\r\n", FAILED), (b"", FAILED)],
+)
+def test_the_delivery_filter_is_asked_to_greet(greeting: bytes, level: Level) -> None:
+    """What greets otherwise, or hangs up, is no LMTP server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(greeting)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            finding = only(sockets.lmtp(f"127.0.0.1:{server.getsockname()[1]}"))
+        finally:
+            thread.join()
+    assert finding.level is level
+    assert level is OK or "mailhooks lmtp" in finding.advice
+
+
 # rspamd.py and redis.py
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mailhooks.config import MailboxSettings
+from mailhooks.config import DoctorSettings, MailboxSettings, Settings
 from mailhooks.doctor import doveconf, dovecot, live, postfix, program, rspamd
 from mailhooks.doctor.check import Finding, Level
 from mailhooks.keys import KeyRing, new_key
@@ -114,18 +114,46 @@ def test_services_of_master_cf(flag: str, by_default: bool, chroot: bool) -> Non
     assert found == [postfix.Service("smtp", "inet", chroot, "smtpd")]
 
 
+LIMIT = "_destination_recipient_limit"
+
+
 @pytest.mark.parametrize(
     ("main", "level"),
     [
-        ({"virtual_transport": "lmtp:unix:x", "lmtp_destination_recipient_limit": "1"}, OK),
-        ({"virtual_transport": "lmtp:unix:x", "lmtp_destination_recipient_limit": "50"}, WARNING),
-        ({"mailbox_transport": "dovecot:", "default_destination_recipient_limit": "50"}, WARNING),
+        ({"virtual_transport": "lmtp:unix:x", f"lmtp{LIMIT}": "1"}, OK),
+        ({"virtual_transport": "lmtp:unix:x", f"lmtp{LIMIT}": "50"}, WARNING),
+        ({"mailbox_transport": "mine:", f"default{LIMIT}": "50"}, WARNING),
         ({"virtual_transport": "virtual"}, SKIPPED),
+        ({"virtual_transport": "mailboxes:[mailbox.example.org]"}, SKIPPED),
     ],
 )
 def test_the_recipients_of_one_delivery(main: dict[str, str], level: Level) -> None:
-    """The limit is that of the transport that delivers."""
-    assert postfix.recipients(main).level is level
+    """The limit is that of the transport that delivers; to another host, mail need not be split."""
+    programs = {"lmtp": "lmtp", "mine": "pipe", "mailboxes": "smtp", "virtual": "virtual"}
+    lines = [
+        postfix.Service(name, "unix", chroot=False, program=program)
+        for name, program in programs.items()
+    ]
+    assert postfix.recipients(main, lines).level is level
+
+
+@pytest.mark.parametrize(
+    ("main", "address"),
+    [
+        ({"virtual_transport": "lmtp:unix:/run/x"}, "unix:/run/x"),
+        (
+            {"virtual_transport": "lmtp:unix:private/x", "queue_directory": "/q"},
+            "unix:/q/private/x",
+        ),
+        ({"virtual_transport": "lmtp:inet:127.0.0.1:24"}, "127.0.0.1:24"),
+        ({"virtual_transport": "virtual", "mailbox_transport": "lmtp:[::1]:24"}, "[::1]:24"),
+        ({"mailbox_transport": "lmtp:[a.example]:24"}, "a.example:24"),
+        ({}, "unix:/run/dovecot/lmtp"),
+    ],
+)
+def test_where_postfix_delivers(main: dict[str, str], address: str) -> None:
+    """To the transport's next hop; else to Dovecot's own socket."""
+    assert postfix.next_hop(main) == address
 
 
 # doveconf.py and dovecot.py
@@ -201,6 +229,21 @@ def test_a_newer_dovecot_is_understood() -> None:
     assert dovecot.special_use(found, MailboxSettings().roles())[0].level is OK
     assert dovecot.deadline(found, 5.0).level is OK
     assert "classify.sieve" in dovecot.delivery(found)[0].text
+
+
+def test_where_a_filter_gives_the_verdicts_sieve_need_not(tmp_path: Path) -> None:
+    """And where nothing tells us what users do, that is said, and is a choice."""
+    tool = tmp_path / "doveconf"
+    tool.write_text("#!/bin/sh\necho '# 2.4.1 (x): /x'\n", encoding="utf-8")
+    tool.chmod(0o755)
+    settings = Settings(doctor=DoctorSettings(doveconf=(str(tool),)))
+    found = {it.name: it.level for it in dovecot.dovecot(settings, filtered=True)}
+    assert found == {
+        "dovecot version": OK,
+        "dovecot imapsieve": SKIPPED,
+        "dovecot special use": WARNING,
+    }
+    assert "sieve classify" in {it.name for it in dovecot.dovecot(settings)}
 
 
 def test_settings_of_a_protocol_come_before_those_of_all() -> None:
@@ -304,6 +347,19 @@ def test_the_secret_of_the_report() -> None:
 
 
 # live.py
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("a:1", ("a", 1)), ("a", ("a", 25)), ("[::1]:7", ("::1", 7)), ("", None), ("a/b", None)],
+)
+def test_addresses_of_servers(address: str, expected: tuple[str, int] | None) -> None:
+    """A host alone means the usual port."""
+    if expected is None:
+        with pytest.raises(ValueError, match="is not host:port"):
+            live._host_port(address, 25)
+    else:
+        assert live._host_port(address, 25) == expected
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ MARGIN_S: Final = 1.0
 HOOK: Final = "mailhooks-drop"
 CLASSIFY_SCRIPT, LEARN_SCRIPT = "classify.sieve", "learn.sieve"
 CAUSES: Final = frozenset({"COPY", "APPEND", "FLAG"})
+_IMAPSIEVE: Final = "sieve_imapsieve"
 _JUNK: Final = "Junk"
 """Where classify.sieve files junk."""
 _RENDER = "Render Dovecot's part of the configuration again, then `doveadm reload`."
@@ -41,26 +42,41 @@ _SPECIAL_USE: Final = {
 }
 
 
-def dovecot(settings: Settings) -> list[Finding]:
-    """All about Dovecot's configuration, and the Sieve scripts it names."""
+def dovecot(settings: Settings, *, filtered: bool = False) -> list[Finding]:
+    """All about Dovecot's configuration, and the Sieve scripts it names.
+
+    Args:
+        settings: of this host.
+        filtered: whether `mailhooks lmtp` gives the verdicts, and Sieve need not.
+    """
     try:
         found = doveconf.parse(output_of(settings.doctor.doveconf))
     except (NotRunError, WentWrongError) as problem:
         return [unknown(NAME, "Dovecot", "doveconf", problem)]
     roles = settings.mailboxes.roles()
-    return [
-        version(found),
-        deadline(found, settings.daemon.deadline_s),
-        plugins(found),
-        extensions(found),
-        sockets(found, settings.daemon.socket_dir),
-        fallback(found),
-        *delivery(found),
-        *imapsieve(found),
-        names(found, roles),
-        *special_use(found, roles),
-        mail_user(found, settings.daemon.mail_users),
-    ]
+    findings = [version(found)]
+    if not filtered:
+        findings += [deadline(found, settings.daemon.deadline_s), *delivery(found)]
+    if filtered and _IMAPSIEVE not in found.words("sieve_plugins"):
+        findings.append(
+            skipped(
+                "dovecot imapsieve",
+                f"{_IMAPSIEVE} is not in sieve_plugins: only `mailhooks reconcile` and `retrain` "
+                "learn what users do",
+                "docs/lmtp.md tells how to learn without it.",
+            )
+        )
+    else:
+        findings += [
+            plugins(found, filtered=filtered),
+            extensions(found),
+            sockets(found, settings.daemon.socket_dir),
+            fallback(found),
+            *imapsieve(found),
+            names(found, roles),
+            mail_user(found, settings.daemon.mail_users),
+        ]
+    return [*findings, *special_use(found, roles)]
 
 
 def version(found: Doveconf) -> Finding:
@@ -96,13 +112,13 @@ def deadline(found: Doveconf, deadline_s: float) -> Finding:
     return ok(name, text)
 
 
-def plugins(found: Doveconf) -> Finding:
-    """Whether Sieve runs at delivery and in IMAP, and may call programs."""
+def plugins(found: Doveconf, *, filtered: bool = False) -> Finding:
+    """Whether Sieve runs at delivery, if it must, and in IMAP, and may call programs."""
     name = "dovecot plugins"
     wanted = (
         ("sieve_plugins", "", "sieve_extprograms"),
-        ("sieve_plugins", "", "sieve_imapsieve"),
-        ("mail_plugins", "lmtp", "sieve"),
+        ("sieve_plugins", "", _IMAPSIEVE),
+        *(() if filtered else (("mail_plugins", "lmtp", "sieve"),)),
         ("mail_plugins", "imap", "imap_sieve"),
     )
     missing = [
@@ -112,7 +128,9 @@ def plugins(found: Doveconf) -> Finding:
     ]
     if missing:
         return failed(name, "; ".join(missing), f"Add what is lacking, {_RELOAD}")
-    return ok(name, "Sieve runs at delivery and in IMAP, and calls programs")
+    return ok(
+        name, f"Sieve runs {'' if filtered else 'at delivery and '}in IMAP, and calls programs"
+    )
 
 
 def extensions(found: Doveconf) -> Finding:

@@ -13,7 +13,7 @@ from mailhooks.doctor.check import Check, Finding, run
 from mailhooks.doctor.dovecot import dovecot
 from mailhooks.doctor.ledger import ledger
 from mailhooks.doctor.live import live
-from mailhooks.doctor.postfix import postfix
+from mailhooks.doctor.postfix import lmtp_address, postfix
 from mailhooks.doctor.users import users
 from mailhooks.errors import SpoolError
 from mailhooks.ledger import DELIVERY
@@ -47,6 +47,7 @@ CHECKS = (
     "users",
     "postfix",
     "dovecot",
+    sockets.LMTP,
 )
 """What ``examine`` can be asked to look at alone; some of it gives several findings."""
 
@@ -112,7 +113,8 @@ def _checks(path: Path, settings: Settings) -> list[Check]:
         Check(
             "postfix", partial(postfix, settings.doctor, settings.milter.socket, dump.milter_ports)
         ),
-        Check("dovecot", partial(dovecot, settings)),
+        Check("dovecot", lambda: dovecot(settings, filtered=_is_filtered(settings))),
+        Check(sockets.LMTP, partial(_lmtp, settings)),
     ]
 
 
@@ -128,6 +130,15 @@ def _classify(settings: Settings, mail_uids: frozenset[int]) -> list[Finding]:
     if keys and settings.learning.learn_on_delivery != "off":
         _take_back(Spool(settings.daemon.spool_dir))
     return found
+
+
+def _is_filtered(settings: Settings) -> bool:
+    """Whether Postfix delivers to `mailhooks lmtp`."""
+    return lmtp_address(settings.doctor) == settings.lmtp.listen
+
+
+def _lmtp(settings: Settings) -> list[Finding]:
+    return sockets.lmtp(settings.lmtp.listen) if _is_filtered(settings) else []
 
 
 def _settle_s(learning: LearningSettings, origin: str) -> float:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from mailhooks.daemon import LEARN_SOCKET
 from mailhooks.daemon.decisions import EVERY_S
@@ -129,7 +130,7 @@ class Live:
             if refusal:
                 return failed(name, f"refused: {refusal}", _LOG)
             header = self._wait_for_delivery(message.message_id)
-        except (OSError, smtplib.SMTPException) as problem:
+        except (OSError, smtplib.SMTPException, ValueError) as problem:
             where = self.smtp if name == "live smtp" else self.lmtp
             option = "--smtp" if name == "live smtp" else "--lmtp"
             reason = getattr(problem, "strerror", None) or str(problem)
@@ -145,8 +146,8 @@ class Live:
         return verdict(name, header, took)
 
     def _send_by_smtp(self, message: Sent) -> str:
-        host, _, port = self.smtp.rpartition(":")
-        with smtplib.SMTP(host, int(port), timeout=DELIVERY_S) as server:
+        host, port = _host_port(self.smtp, 25)
+        with smtplib.SMTP(host, port, timeout=DELIVERY_S) as server:
             answer = _transaction(server, self.user, message.raw)
         _, found, queue_id = answer.partition(_QUEUED)
         message.queue_id = queue_id.strip() if found else ""
@@ -154,8 +155,8 @@ class Live:
 
     def _send_by_lmtp(self, message: Sent) -> str:
         path = self.lmtp.removeprefix("unix:")
-        host, _, port = self.lmtp.removeprefix("inet:").rpartition(":")
-        server = smtplib.LMTP(path) if path.startswith("/") else smtplib.LMTP(host, int(port))
+        where = (path, 0) if path.startswith("/") else _host_port(path, 24)
+        server = smtplib.LMTP(*where, timeout=DELIVERY_S)
         with server:
             answer = _transaction(server, self.user, message.raw)
         return "" if answer.startswith("250 ") else answer
@@ -405,6 +406,14 @@ def live(settings: Settings, user: str, *, smtp: str, lmtp: str | None) -> list[
         return [failed("live user", f"{user!r} names no user", "Name one with --user.")]
     where = lmtp or postfix.lmtp_address(settings.doctor)
     return list(Live(settings, user, smtp, where).run())
+
+
+def _host_port(address: str, default: int) -> tuple[str, int]:
+    """Host and port of ``host:port``, ``[::1]:port`` or ``host``; ValueError for another text."""
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname or parts.netloc != address:
+        raise ValueError(f"{address!r} is not host:port")
+    return parts.hostname, parts.port or default
 
 
 def _transaction(server: smtplib.SMTP, recipient: str, raw: bytes) -> str:

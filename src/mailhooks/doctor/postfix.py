@@ -66,7 +66,7 @@ def postfix(
         *milters(main, lines, socket, rspamd_ports),
         sendmail(main, lines, socket),
         other_services(main, lines, overrides, socket),
-        recipients(main),
+        recipients(main, lines),
         *headers(main, partial(_looked_up, main)),
     ]
 
@@ -228,18 +228,20 @@ def other_services(
     return ok(name, f"master.cf: none of {count} SMTP services leaves our milter out")
 
 
-def recipients(main: Mapping[str, str]) -> Finding:
-    """Whether each recipient's copy is delivered on its own."""
+def recipients(main: Mapping[str, str], lines: Sequence[Service]) -> Finding:
+    """Whether each recipient's copy is delivered on its own; mail that is sent on is not split."""
     name = "postfix recipients"
+    programs = {line.name: line.program for line in lines}
     transports = {
         main.get(key, "").partition(":")[0] for key in ("virtual_transport", "mailbox_transport")
     }
-    delivering = sorted(transports - {"", "virtual", "local", "error"})
+    delivering = sorted(it for it in transports if programs.get(it) in ("lmtp", "pipe"))
     if not delivering:
         return skipped(
             name,
-            "neither virtual_transport nor mailbox_transport names who delivers",
-            "See for yourself that <transport>_destination_recipient_limit is 1.",
+            "neither virtual_transport nor mailbox_transport is a service for LMTP",
+            "If this host has mailboxes, see for yourself that "
+            "<transport>_destination_recipient_limit is 1.",
         )
     for transport in delivering:
         key = f"{transport}_destination_recipient_limit"
@@ -296,19 +298,24 @@ def headers(main: Mapping[str, str], look_up: Callable[[str, str], str]) -> Iter
 
 
 def lmtp_address(settings: DoctorSettings) -> str:
-    """Where Postfix delivers, ``unix:/path`` or ``inet:host:port``; else Dovecot's usual socket."""
+    """Where Postfix delivers, ``unix:/path`` or ``host:port``; else Dovecot's usual socket."""
     try:
         main = parameters(output_of(settings.postconf, "-x"))
     except (NotRunError, WentWrongError):
         return _LMTP_DEFAULT
+    return next_hop(main)
+
+
+def next_hop(main: Mapping[str, str]) -> str:
+    """The same, by main.cf."""
     for key in ("virtual_transport", "mailbox_transport"):
-        _, _, next_hop = main.get(key, "").partition(":")
-        kind, _, rest = next_hop.partition(":")
+        transport, _, hop = main.get(key, "").partition(":")
+        kind, _, rest = hop.partition(":")
         if kind == "unix" and rest:
-            path = rest if rest.startswith("/") else f"{main.get('queue_directory', '')}/{rest}"
-            return f"unix:{path}"
-        if kind in ("inet", "inet6"):
-            return f"inet:{rest}"
+            return f"unix:{Path(main.get('queue_directory', '/')) / rest}"
+        if transport and hop:
+            # Brackets around a name keep Postfix from looking for its MX.
+            return re.sub(r"^\[([^]:]+)\]", r"\1", hop.removeprefix("inet:"))
     return _LMTP_DEFAULT
 
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from mailhooks.keys import KeyRing
 
 CLASSIFY, LEARN = "classify socket", "learn socket"
-MILTER = "milter socket"
+MILTER, LMTP = "milter socket", "lmtp socket"
 PATIENCE_S = 1.0
 """So much later than its deadline an answer is still waited for, to say that it was late."""
-MILTER_S = METRICS_S = 5.0
+MILTER_S = METRICS_S = LMTP_S = 5.0
 
 _TEACHES_NOTHING: Final = ("cause=COPY", "from=INBOX", "to=INBOX")
 _START = "Start `mailhooks serve`; if it runs, its log says what is wrong."
@@ -212,6 +212,41 @@ def metrics(address: str, timeout_s: float = METRICS_S) -> list[Finding]:
             )
         ]
     return [ok(name, f"{address}: `mailhooks serve` says it takes samples and learns")]
+
+
+def lmtp(address: str, timeout_s: float = LMTP_S) -> list[Finding]:
+    """Whether the delivery filter greets as LMTP servers do (RFC 2033).
+
+    Args:
+        address: ``lmtp.listen``.
+        timeout_s: for its greeting.
+    """
+    where = listen_address(address)
+    try:
+        if isinstance(where, Path):
+            connection = _connected(f"unix:{where}", timeout_s)
+        else:
+            connection = socket.create_connection(where, timeout=timeout_s)
+        with connection:
+            greeting = connection.recv(4)
+            with suppress(OSError):
+                connection.sendall(b"QUIT\r\n")
+    except TimeoutError:
+        problem = f"gives no answer in {timeout_s:g} s"
+    except OSError as failure:
+        problem = failure.strerror or str(failure)
+    else:
+        if greeting == b"220 ":
+            return [ok(LMTP, f"{address}: greets like an LMTP server")]
+        problem = "does not greet like an LMTP server"
+    return [
+        failed(
+            LMTP,
+            f"{address}: {problem}",
+            "Start `mailhooks lmtp`; if it runs, its log says what is wrong. Until then mail waits "
+            "in Postfix's queue.",
+        )
+    ]
 
 
 def _connected(address: str, timeout_s: float) -> socket.socket:
