@@ -202,7 +202,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"
-    spam_on_delivery: bool = True
+    spam_on_delivery: bool = False
     delivery_settle_s: float = SETTLE_S
     shared_agreement: int = AGREEING
     settle_s: float = 30.0

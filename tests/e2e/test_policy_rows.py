@@ -134,8 +134,8 @@ def test_personal_scripts_see_the_verdict_as_spamtest(
 ) -> None:
     """RFC 5235: a share of the user's own threshold; 0 where nobody judged."""
     name = people[0]
-    script = lab.root / "mail" / name / ".dovecot.sieve"
-    script.parent.mkdir(exist_ok=True)
+    script = lab.home(name) / ".dovecot.sieve"
+    script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(
         'require ["spamtest", "spamtestplus", "relational", "comparator-i;ascii-numeric",\n'
         '"fileinto", "variables", "editheader"];\n'

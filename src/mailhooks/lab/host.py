@@ -93,6 +93,7 @@ class Lab:
         aliases: local part of an alias -> local part of its account, or whole
             addresses; several for a group.
         min_learns: messages of each class before Rspamd's Bayes speaks (Rspamd: 200).
+        shared: whether there are statistics that all users share.
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
         delivery_settle_s: likewise.
@@ -119,6 +120,7 @@ class Lab:
         *,
         aliases: Mapping[str, str | Sequence[str]] | None = None,
         min_learns: int = 2,
+        shared: bool = True,
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
         delivery_settle_s: float = 0.0,
@@ -136,6 +138,7 @@ class Lab:
         self.keys = KeyRing((new_key(),))
         self.rspamd_password = secrets.token_urlsafe(16)
         self._min_learns = min_learns
+        self._shared = shared
         self._learning = {
             "learn_on_delivery": learn_on_delivery,
             "settle_s": settle_s,
@@ -320,7 +323,7 @@ class Lab:
             learn_url=self.learn_url,
             password=self.rspamd_password,
             classifier="bayes",
-            shared_classifier="bayes_shared",
+            shared_classifier="bayes_shared" if self._shared else "",
         )
 
     def log(self, name: str) -> str:
@@ -480,6 +483,7 @@ class Lab:
                 "dns_port": dns,
                 "tld_list": root / "rspamd/tlds.dat",
                 "min_learns": self._min_learns,
+                "shared": self._shared,
                 "workers": 2,
                 "password": self.rspamd_password,
                 "report_key": self.keys.signing.report_secret(),
