@@ -968,6 +968,35 @@ def test_the_exit_status_is_that_of_monitoring(
     assert done.stdout.splitlines()[-1].startswith(f"{len(findings)} finding")
 
 
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--only", "dovcot"], "'dovcot' is none of: settings private, key file, spool"),
+        (["--live"], "--user"),
+        (["--user", "ann"], "--live"),
+    ],
+)
+def test_options_that_mean_nothing(options: list[str], word: str) -> None:
+    """Are refused before anything is looked at."""
+    done = CliRunner().invoke(main, ["doctor", *options])
+    assert done.exit_code == 2
+    assert word in done.output
+
+
+def test_one_check_can_be_asked_for_alone(tmp_path: Path) -> None:
+    """While somebody mends just that."""
+    path = tmp_path / "mailhooks.toml"
+    path.write_text(f'[daemon]\ndrop_dir = "{tmp_path}/drop"\n', encoding="utf-8")
+    found = examine(path, only=["drop folder"])
+    assert levels(found) == {"settings": OK, "drop folder": FAILED}
+
+
+def test_every_check_that_can_be_asked_for_exists(tmp_path: Path) -> None:
+    """And none that exists is missing there."""
+    checks = host._checks(tmp_path / "mailhooks.toml", Settings())
+    assert tuple(each.name for each in checks) == host.CHECKS
+
+
 def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
     """Every part is named, nothing is made, and nothing raises."""
     path = tmp_path / "mailhooks.toml"

@@ -231,6 +231,43 @@ def test_a_newer_dovecot_is_understood() -> None:
     assert "classify.sieve" in dovecot.delivery(found)[0].text
 
 
+@pytest.mark.parametrize(
+    ("head", "foot", "key"),
+    [("plugin {", "}", "sieve_env_mailhooks_"), ("sieve_environment {", "}", "mailhooks_")],
+)
+def test_names_of_mailboxes_in_either_dovecot(head: str, foot: str, key: str) -> None:
+    """In the block of plugins, or in one of their own; percent signs may be doubled."""
+    roles = MailboxSettings(junk=("50% off",)).roles()
+    values = [f'{key}{name} = "{value}"' for name, value in roles.for_sieve().items()]
+    for lines, level in (
+        (values, OK),
+        ([line.replace("%", "%%") for line in values], OK),
+        ([line.replace("50% off", "50% on") for line in values], FAILED),
+        (values[:1], WARNING),
+    ):
+        found = doveconf.parse("\n".join([head, *lines, foot]))
+        assert dovecot.names(found, roles).level is level
+
+
+def test_rules_of_a_newer_dovecot_for_all_mailboxes() -> None:
+    """Scripts beside all settings say by their cause what they are for."""
+    text = """
+        sieve_script mailhooks-classify {
+          cause = delivery
+          path = /etc/mailhooks/sieve/classify.sieve
+          type = before
+        }
+        sieve_script mailhooks-learn {
+          cause = copy append
+          path = /etc/mailhooks/sieve/learn.sieve
+          type = before
+        }
+    """
+    findings = dovecot.imapsieve(doveconf.parse(text))
+    assert (findings[0].level, "FLAG" in findings[0].text) == (WARNING, True)
+    assert dovecot.imapsieve(doveconf.parse(text.replace("append", "append flag")))[0].level is OK
+
+
 def test_where_a_filter_gives_the_verdicts_sieve_need_not(tmp_path: Path) -> None:
     """And where nothing tells us what users do, that is said, and is a choice."""
     tool = tmp_path / "doveconf"
@@ -280,10 +317,17 @@ def test_releases_that_panic(version: str, deadline_s: float, level: Level, word
 
 @pytest.mark.parametrize(
     ("text", "level"),
-    [("", SKIPPED), ("mail_uid = 64997\n", OK), ("mail_uid = 64996\n", FAILED)],
+    [
+        ("", SKIPPED),
+        ("mail_uid = 64997\n", OK),
+        ("mail_uid = 64996\n", FAILED),
+        ("userdb {\n  driver = passwd\n}\n", OK),
+        ("userdb passwd {\n}\n", OK),
+        ("userdb {\n  driver = sql\n}\n", SKIPPED),
+    ],
 )
 def test_the_user_who_opens_mailboxes(text: str, level: Level) -> None:
-    """Must be one who may speak for all."""
+    """Must be one who may speak for all; system users speak for themselves."""
     assert dovecot.mail_user(doveconf.parse(text), (64997,)).level is level
 
 

@@ -301,6 +301,9 @@ def names(found: Doveconf, roles: MailboxRoles) -> Finding:
     for key, value in roles.for_sieve().items():
         setting = f"sieve_env_mailhooks_{key}"
         actual = found.setting(setting)
+        for block in found.root.named("sieve_environment"):  # Dovecot 2.4
+            setting = f"sieve_environment mailhooks_{key}"
+            actual = block.values.get(f"mailhooks_{key}", actual)
         if not actual:
             return warning(
                 name,
@@ -358,6 +361,9 @@ def mail_user(found: Doveconf, mail_users: tuple[str | int, ...]) -> Finding:
     """Whether the user whose processes open mailboxes may speak for everybody."""
     name = "dovecot mail user"
     value = found.setting("mail_uid")
+    drivers = {block.values.get("driver", block.title) for block in found.root.named("userdb")}
+    if not value and drivers == {"passwd"}:
+        return ok(name, "users are system users, whose processes speak for themselves")
     if not value:
         return skipped(
             name,
