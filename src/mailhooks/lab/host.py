@@ -501,6 +501,11 @@ class Lab:
                 "url": f"redis://{ADDRESS}:{self.redis_port}/0",
             },
             "doveadm": {"command": ["doveadm", "-c", str(root / "dovecot/dovecot.conf")]},
+            "doctor": {
+                "postconf": ["postconf", "-c", str(root / "postfix")],
+                "doveconf": ["doveconf", "-c", str(root / "dovecot/dovecot.conf")],
+                "rspamadm": ["rspamadm", *self._rspamd_folders()],
+            },
             "daemon": {
                 "socket_dir": root / "run/mailhooks",
                 "spool_dir": root / "spool",
@@ -557,10 +562,7 @@ class Lab:
                     "_rspamd",
                     "-g",
                     "_rspamd",
-                    f"--var=LOCAL_CONFDIR={root}/rspamd",
-                    f"--var=DBDIR={root}/rspamd-data",
-                    f"--var=RUNDIR={root}/rspamd-data",
-                    f"--var=LOGDIR={log}",
+                    *self._rspamd_folders(),
                 ],
                 rspamd_ready,
                 log / "rspamd.log",
@@ -612,6 +614,16 @@ class Lab:
             ),
         ):
             self.servers[server.name] = server
+
+    def _rspamd_folders(self) -> list[str]:
+        data = self.root / "rspamd-data"
+        folders = {
+            "LOCAL_CONFDIR": self.root / "rspamd",
+            "DBDIR": data,
+            "RUNDIR": data,
+            "LOGDIR": self.root / "log",
+        }
+        return [f"--var={name}={folder}" for name, folder in folders.items()]
 
     def _redis_ready(self) -> bool:
         try:
