@@ -197,7 +197,7 @@ def metrics(address: str, timeout_s: float = METRICS_S) -> list[Finding]:
     where = listen_address(address)
     base = address if isinstance(where, Path) else f"http://{address}"
     try:
-        answer = asyncio.run(get(base, "/health", timeout_s))
+        answer = asyncio.run(get(base, "/healthz", timeout_s))
         state = json.loads(answer.body)
         trouble = str(state["trouble"])
     except (OSError, aiohttp.ClientError, ValueError, KeyError, TypeError) as problem:
