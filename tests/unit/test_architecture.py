@@ -14,7 +14,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors"},
-    {"message", "lesson", "retry", "keys", "config"},
+    {"message", "lesson", "retry", "systemd", "keys", "config"},
     {"score", "source", "setup"},
     {"policy", "spool", "ledger", "rspamd", "dovecot", "doveadm", "statistics"},
     {"teacher"},
