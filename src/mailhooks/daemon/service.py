@@ -21,7 +21,7 @@ from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.reload import compare
 from mailhooks.daemon.samples import Samples
 from mailhooks.dovecot import ScriptServer, ServerLimits
-from mailhooks.errors import MailhooksError
+from mailhooks.errors import MailhooksError, SpoolError
 from mailhooks.keys import load_keys
 from mailhooks.ledger import SqliteLedger
 from mailhooks.lesson import Lesson
@@ -43,6 +43,7 @@ CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
 REDIS_TIMEOUT_S = 5.0
 OPEN_FILES = 16384
+PREPARE_S = 1.0
 STOP_S = 5.0
 """Seconds that calls under way may still take when the service stops."""
 HANDED_OVER_STOP_S = 2.0
@@ -95,8 +96,9 @@ async def serve(
                 max_connections=settings.rspamd.max_connections,
             )
         )
+        spool = Spool(daemon.spool_dir)
         samples = Samples(
-            Spool(daemon.spool_dir),
+            spool,
             lambda: SqliteLedger(settings.learning.ledger_file),
             rspamd,
             settings.learning,
@@ -107,6 +109,11 @@ async def serve(
         limits = ServerLimits(
             message_bytes=daemon.max_message_bytes, handler_timeout_s=daemon.deadline_s + 0.5
         )
+        # The first sample may come with the first connection; what is wrong with
+        # the spool is the worker's to tell.
+        with contextlib.suppress(SpoolError, TimeoutError):
+            async with asyncio.timeout(PREPARE_S):
+                await asyncio.to_thread(spool.prepare)
         servers: list[ScriptServer] = []
         stack.push_async_callback(_stop_all, servers, HANDED_OVER_STOP_S if sockets else STOP_S)
         for name, handler in ((CLASSIFY_SOCKET, handlers.classify), (LEARN_SOCKET, handlers.learn)):

@@ -1,5 +1,5 @@
 """Configuration of Postfix, Dovecot, Rspamd, Redis and mailhooks itself."""
 
-from mailhooks.setup.render import copy_sieve, render_tree
+from mailhooks.setup.render import copy_sieve, render, render_tree
 
-__all__ = ["copy_sieve", "render_tree"]
+__all__ = ["copy_sieve", "render", "render_tree"]
