@@ -13,6 +13,7 @@
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
+     +-- SetupError           a host cannot be set up as it is, or a server's tool failed
      +-- LabError             the private mail host cannot start or has failed
 
 Anything else that is raised is a bug, and in a mail path a bug is treated as
@@ -77,3 +78,7 @@ class RspamdMisconfigured(RspamdError):  # noqa: N818 - reads as the state it re
 
 class LabError(MailhooksError):
     """The private mail host cannot be started, or one of its servers died."""
+
+
+class SetupError(MailhooksError):
+    """A host cannot be set up as it is, or a server's own tool failed."""

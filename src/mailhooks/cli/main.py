@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mailhooks import __version__
-from mailhooks.cli import account, completion, doctor, lab, queue, services, teach, users
+from mailhooks.cli import account, completion, doctor, lab, queue, services, setup, teach, users
 from mailhooks.config import DEFAULT_PATH
 from mailhooks.errors import MailhooksError
 
@@ -56,6 +56,7 @@ def main(ctx: click.Context, config_path: Path, log_level: str) -> None:
 main.add_command(services.serve)
 main.add_command(services.milter)
 main.add_command(services.check_config)
+main.add_command(setup.setup)
 main.add_command(lab.lab)
 main.add_command(teach.learn)
 main.add_command(account.retrain)

@@ -36,6 +36,11 @@ def render_tree(kind: str, folder: Path, values: Mapping[str, Any]) -> list[Path
     return written
 
 
+def names(folder: str) -> list[str]:
+    """The names of all templates below a folder, such as ``rspamd/local.d``."""
+    return [name for name in _environment().list_templates() if name.startswith(f"{folder}/")]
+
+
 def render(name: str, values: Mapping[str, Any]) -> str:
     """The text of one template, such as ``dovecot/mailhooks.conf``."""
     return _environment().get_template(name).render(values)
@@ -45,11 +50,16 @@ def copy_sieve(folder: Path) -> list[Path]:
     """Copy the Sieve scripts to a folder; returns the files written."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for script in sorted(_sieve_folder().glob("*.sieve")):
-        target = folder / script.name
-        target.write_bytes(script.read_bytes())
+    for name, content in sieve_scripts():
+        target = folder / name
+        target.write_bytes(content)
         written.append(target)
     return written
+
+
+def sieve_scripts() -> list[tuple[str, bytes]]:
+    """The Sieve scripts: their names and contents."""
+    return [(path.name, path.read_bytes()) for path in sorted(_sieve_folder().glob("*.sieve"))]
 
 
 def _sieve_folder() -> Path:
