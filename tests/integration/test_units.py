@@ -35,7 +35,10 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def analyze(*argv: str) -> str:
     done = subprocess.run(
-        ["systemd-analyze", "--no-pager", *argv], capture_output=True, text=True, check=False
+        ["/usr/bin/systemd-analyze", "--no-pager", *argv],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -43,7 +46,7 @@ def analyze(*argv: str) -> str:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_sandboxed(units: Path, name: str) -> None:
-    """systemd rates its exposure at most 2.0 of 10."""
+    """Its exposure is at most 2.0 of 10, as systemd rates it."""
     path = units / f"{name}.service"
     answer = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(path))
     rating = re.search(r"Overall exposure level for .*: ([\d.]+)", answer)
@@ -61,7 +64,9 @@ def test_systemd_finds_nothing_wrong_in_the_units(units: Path) -> None:
 def test_a_hung_daemon_is_ended_before_dovecot_gives_up(units: Path) -> None:
     """Watchdog, a slow stop and a start leave a waiting call its deadline within ten seconds."""
     text = (units / "mailhooks.service").read_text(encoding="utf-8")
-    seconds = {key: float(value) for key, value in re.findall(r"^(\w+Sec)=(\d+)$", text, re.M)}
+    seconds = {
+        key: float(value) for key, value in re.findall(r"^(\w+Sec)=(\d+)$", text, re.MULTILINE)
+    }
     deadline_s = Settings().daemon.deadline_s
     assert seconds["WatchdogSec"] + seconds["RestartSec"] < 10
     assert seconds["TimeoutStopSec"] + 1 + deadline_s < 10

@@ -16,10 +16,13 @@ import smtplib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mailhooks as mailhooks_package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PATIENCE_S = 60
 VENV = Path("/opt/mailhooks")
@@ -162,7 +165,9 @@ def running(*argv: str, log: str, ready: Callable[[], bool], **environ: str) -> 
 
 def listens(port: int) -> bool:
     """Whether anybody listens on a TCP port; /proc/net/tcp has it in hexadecimal."""
-    return bool(re.search(rf":{port:04X} \S+ 0A ", Path("/proc/net/tcp").read_text(encoding="utf-8")))
+    return bool(
+        re.search(rf":{port:04X} \S+ 0A ", Path("/proc/net/tcp").read_text(encoding="utf-8"))
+    )
 
 
 def as_user(name: str) -> tuple[str, ...]:
@@ -178,7 +183,14 @@ def servers() -> Iterator[None]:
         stack.enter_context(
             running(
                 *as_user("redis"),
-                *("redis-server", "/etc/redis/redis.conf", "--daemonize", "no"),
+                *(
+                    "redis-server",
+                    "/etc/redis/redis.conf",
+                    "--daemonize",
+                    "no",
+                    "--appendonly",
+                    "yes",
+                ),
                 log="/var/log/redis.out",
                 ready=lambda: listens(6379),
             )

@@ -238,15 +238,17 @@ def reloads(base_dir: Path, queue_dir: str, *, remove: bool = False) -> list[Com
             Command(("systemctl", "try-reload-or-restart", "rspamd", "dovecot", "postfix")),
         ]
     running = (
-        (base_dir / "master.pid", ("doveadm", "reload")),
-        (Path(queue_dir) / "pid/master.pid", ("postfix", "reload")),
+        (base_dir / "master.pid", "dovecot", ("doveadm", "reload")),
+        (Path(queue_dir) / "pid/master.pid", "master", ("postfix", "reload")),
     )
-    return [Command(argv) for path, argv in running if _is_alive(path)]
+    return [Command(argv) for path, program, argv in running if _runs(path, program)]
 
 
-def _is_alive(pid_file: Path) -> bool:
+def _runs(pid_file: Path, program: str) -> bool:
+    """Whether the process of a pid file, which may be an old one, is this program."""
     try:
-        return Path("/proc", pid_file.read_text(encoding="ascii").strip() or "none").is_dir()
+        pid = pid_file.read_text(encoding="ascii").strip() or "none"
+        return Path("/proc", pid, "exe").readlink().name == program
     except OSError:
         return False
 

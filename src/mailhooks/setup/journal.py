@@ -127,7 +127,7 @@ class Journal:
             return ABSENT
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISLNK(status.st_mode):
-            return State("link", os.readlink(path))
+            return State("link", str(path.readlink()))
         if stat.S_ISDIR(status.st_mode):
             return State("folder", "", mode, status.st_uid, status.st_gid)
         if not stat.S_ISREG(status.st_mode):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +144,10 @@ def show(plan: Plan) -> Iterator[str]:
         else:
             yield f"make the link {each.path} -> {each.target}"
     for file in plan.changed_files():
-        for line in diff(file):
-            for secret in plan.hidden:
-                line = line.replace(secret, "(a secret)")
-            yield line
+        shown = "\n".join(diff(file))
+        for secret in plan.hidden:
+            shown = shown.replace(secret, "(a secret)")
+        yield shown
     for command in (*plan.checks, *plan.commands):
         yield f"run {command}"
 
@@ -190,6 +189,6 @@ def _is_owned(folder: Folder) -> bool:
 
 def _target(path: Path) -> str:
     try:
-        return os.readlink(path)
+        return str(path.readlink())
     except OSError:
         return ""
