@@ -8,6 +8,8 @@
 #   make lint          ruff and mypy
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
 #   make storm         two users move 1,000 messages each while a part is killed 50 times
+#   make deb           a Debian package of mailhooks for this release, in build
+#   make deb-test      install, use and remove it in a fresh Debian made for that
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -20,14 +22,14 @@ BIN := $(VENV)/bin
 # The servers, and what pymilter is compiled with.
 PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-server redis-tools \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
-# What only tests use: systemd's own judgement of our units.
-TEST_PACKAGES := systemd
+# What only tests use: systemd's own judgement of our units, and fresh Debians.
+TEST_PACKAGES := systemd debootstrap
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm packages test-packages clean
+.PHONY: help demo test lint unit integration e2e storm deb deb-test packages test-packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -52,6 +54,17 @@ unit integration e2e: test-packages $(VENV)/.wheel $(VENV)/.dev
 
 storm: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) $(BIN)/python -m pytest tests/storm -o log_cli=true -o log_cli_level=INFO
+
+# With Debian's own Python, which is what the package will run with.
+deb: build/deb/.built
+
+build/deb/.built: $(VENV)/.wheel tools/build-deb docs/* contrib/*
+	rm -rf build/deb
+	tools/build-deb build/wheel/*.whl build/deb
+	touch $@
+
+deb-test: deb test-packages
+	$(SUDO) tools/test-deb build/deb/*.deb
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.

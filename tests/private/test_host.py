@@ -47,7 +47,7 @@ def test_a_stock_host_is_set_up_and_left_as_it_was() -> None:
         with rspamd(), mailhooks():
             findings = json.loads(run(PYTHON, "-m", "mailhooks", "doctor", "--json"))
             assert not [each for each in findings if each["level"] != "ok"]
-            send("ann@mx.example.org", "hello ann")
+            send("ann@localhost", "hello ann")
             message = delivered("hello ann")
             assert "X-Spam-Status: No, score=" in message
             assert "milter=none" not in message.partition("\n\n")[0]
@@ -168,7 +168,7 @@ def test_what_was_changed_since_is_not_lost() -> None:
     """A removal takes out what is ours, keeps what is the administrator's, and says so."""
     before = tree()
     setup("--apply")
-    Path("/var/spool/mailhooks/new").mkdir(exist_ok=True)
+    Path("/var/spool/mailhooks-drop/call").touch()
     change("/etc/mailhooks/mailhooks.toml", "[policy]\nthreshold = 5\n")
     change("/etc/postfix/main.cf", "message_size_limit = 12345678\n")
     # New settings reach the servers.
@@ -178,7 +178,7 @@ def test_what_was_changed_since_is_not_lost() -> None:
     main_cf = Path("/etc/postfix/main.cf")
     said = setup("--remove")
     assert "/etc/postfix/main.cf was changed since: only our settings were taken out" in said
-    assert "/var/spool/mailhooks holds what mailhooks kept for its users: it stays" in said
+    assert "/var/spool/mailhooks-drop holds what mailhooks kept for its users: it stays" in said
     after = tree()
     assert {
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)

@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mailhooks as mailhooks_package
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -38,10 +36,12 @@ smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_una
 recipient_delimiter = +
 inet_interfaces = all
 inet_protocols = ipv4
-maillog_file = /var/log/mail.log
 """
 # What an administrator adds who wants Sieve: delivery by Dovecot's LMTP.
-DELIVERY = "mailbox_transport = lmtp:unix:private/dovecot-lmtp\n"
+DELIVERY = """
+mailbox_transport = lmtp:unix:private/dovecot-lmtp
+maillog_file = /var/log/mail.log
+"""
 # No DNS here; and the few scans do not pay for compiling patterns.
 RSPAMD = """
 dns {
@@ -97,7 +97,7 @@ def tree(folder: str = "/etc") -> dict[str, str]:
 
 
 def prepare(layers: Path) -> None:
-    """Have copies, on write, of all folders that servers and setup write to."""
+    """Make this machine a stock host with copies, on write, of all that anybody writes to."""
     run("mount", "-t", "tmpfs", "tmpfs", str(layers))
     for name in ("etc", "var", "home", "opt"):
         upper, work = layers / name, layers / f"{name}.work"
@@ -106,13 +106,20 @@ def prepare(layers: Path) -> None:
         options = f"lowerdir=/{name},upperdir={upper},workdir={work}"
         run("mount", "-t", "overlay", "overlay", "-o", options, f"/{name}")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    run("ip", "link", "set", "lo", "up")
     install()
     main_cf = Path("/usr/share/postfix/main.cf.debian").read_text(encoding="utf-8") + MAIN_CF
-    Path("/etc/postfix/main.cf").write_text(main_cf + DELIVERY, encoding="utf-8")
+    Path("/etc/postfix/main.cf").write_text(main_cf, encoding="utf-8")
     shutil.copy("/usr/share/postfix/master.cf.dist", "/etc/postfix/master.cf")
     Path("/etc/aliases").write_text("postmaster: root\n", encoding="utf-8")
     run("newaliases")
+    configure()
+
+
+def configure() -> None:
+    """What an administrator has done before mailhooks comes."""
+    run("ip", "link", "set", "lo", "up")
+    with Path("/etc/postfix/main.cf").open("a", encoding="utf-8") as file:
+        file.write(DELIVERY)
     Path("/etc/dovecot/conf.d/98-local.conf").write_text(DOVECOT, encoding="utf-8")
     Path("/etc/rspamd/override.d/options.inc").write_text(RSPAMD, encoding="utf-8")
     Path("/etc/rspamd/tlds").write_text("example\ncom\nnet\norg\n", encoding="utf-8")
@@ -139,7 +146,9 @@ def install() -> None:
         base.mkdir()
         run("mount", "--bind", sys.base_prefix, str(base))
     run(str(base / "bin" / python), "-m", "venv", "--without-pip", str(VENV))
-    installed = Path(mailhooks_package.__file__).parents[1]
+    import mailhooks as package  # noqa: PLC0415 - not to be had in a fresh Debian
+
+    installed = Path(package.__file__).parents[1]
     run("mount", "--bind", str(installed), str(VENV / "lib" / python / "site-packages"))
     script = VENV / "bin/mailhooks"
     script.write_text(f"#!{PYTHON}\nfrom mailhooks.cli import main\nmain()\n", encoding="utf-8")

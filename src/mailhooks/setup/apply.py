@@ -98,7 +98,10 @@ def remove(journal: Journal) -> list[str]:
         elif path not in ACCOUNTS:
             notes += _take_back(path, journal)
     for path in folders:
-        if not journal.put_back(path, journal.origin[str(path)]):
+        before, left = journal.origin[str(path)], journal.left[str(path)]
+        if before.kind == "folder" and left.uid != before.uid:
+            _give(path, before.uid, before.gid)
+        if not journal.put_back(path, before):
             notes += _keep_folder(path, journal)
     _remove_user(journal)
     notes += _run_all([*CHECKS, *commands])

@@ -121,6 +121,12 @@ def plan(host: Host, journal: Journal) -> Plan:
     return made
 
 
+def package_units(command: Path) -> dict[str, str]:
+    """The units of a package that installs this program, by their names; for stock settings."""
+    values = _own_values(config.Settings(), command)
+    return {Path(name).name: render(name, values) for name in names("systemd/system")}
+
+
 def _plan_own(host: Host, made: Plan) -> None:
     daemon, learning = host.settings.daemon, host.settings.learning
     made.folders += [
@@ -163,12 +169,15 @@ def _plan_units(host: Host, made: Plan) -> None:
             f"`{host.command} serve` and `{host.command} milter`; see docs/installing.md."
         )
         return
-    packaged = (PACKAGED_UNITS / SERVICES[0]).exists()
-    folder = PACKAGED_UNITS if packaged else UNITS
-    if not packaged:
-        for name in names("systemd/system"):
-            content = render(name, _values(host)).encode()
-            made.files.append(File(UNITS / Path(name).name, content))
+    folders = {}
+    for name in names("systemd/system"):
+        unit, content = Path(name).name, render(name, _values(host)).encode()
+        packaged = PACKAGED_UNITS / unit
+        folders[unit] = UNITS
+        if packaged.exists() and packaged.read_bytes() == content:
+            folders[unit] = PACKAGED_UNITS
+        else:
+            made.files.append(File(UNITS / unit, content))
     for unit, target in (
         *((name, "multi-user.target") for name in SERVICES),
         *((name, "sockets.target") for name in SOCKETS),
@@ -176,7 +185,7 @@ def _plan_units(host: Host, made: Plan) -> None:
         wants = Folder(UNITS / f"{target}.wants")
         if wants not in made.folders:
             made.folders.append(wants)
-        made.links.append(Link(wants.path / unit, str(folder / unit)))
+        made.links.append(Link(wants.path / unit, str(folders[unit] / unit)))
 
 
 def _plan_rspamd(host: Host, journal: Journal, values: dict[str, Any], made: Plan) -> None:
@@ -264,19 +273,19 @@ def _add(journal: Journal, made: Plan, file: File) -> None:
     made.files.append(file)
 
 
+def _own_values(settings: config.Settings, command: Path) -> dict[str, Any]:
+    """What the templates of units name."""
+    values = {name: getattr(settings, name) for name in get_type_hints(type(settings))}
+    values["service"] = {"command": command, "config": FOLDER / "mailhooks.toml", "user": USER}
+    return values
+
+
 def _values(host: Host) -> dict[str, Any]:
     """What the templates name."""
     settings = host.settings
-    values: dict[str, Any] = {
-        name: getattr(settings, name) for name in get_type_hints(type(settings))
-    }
+    values = _own_values(settings, host.command)
     plugin = host.dovecot.plugin
     socket_dir = os.path.relpath(settings.daemon.socket_dir, host.dovecot.base_dir)
-    values["service"] = {
-        "command": host.command,
-        "config": FOLDER / "mailhooks.toml",
-        "user": USER,
-    }
     values["dovecot"] = {
         "socket_dir": socket_dir,
         "hook_dir": plugin.get("sieve_execute_bin_dir", HOOKS),
