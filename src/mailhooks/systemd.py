@@ -91,7 +91,10 @@ def secret_file(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
     """
     folder = environ.get("CREDENTIALS_DIRECTORY", "")
     credential = Path(folder) / path.name
-    return credential if folder and credential.is_file() else path
+    try:
+        return credential if folder and credential.is_file() else path
+    except OSError:  # it is meant to be read, and whoever tries will say why it cannot be
+        return credential
 
 
 @dataclass(frozen=True, slots=True)

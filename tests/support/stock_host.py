@@ -106,6 +106,7 @@ def prepare(layers: Path) -> None:
         options = f"lowerdir=/{name},upperdir={upper},workdir={work}"
         run("mount", "-t", "overlay", "overlay", "-o", options, f"/{name}")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    run("ip", "link", "set", "lo", "up")
     install()
     main_cf = Path("/usr/share/postfix/main.cf.debian").read_text(encoding="utf-8") + MAIN_CF
     Path("/etc/postfix/main.cf").write_text(main_cf, encoding="utf-8")
@@ -146,7 +147,7 @@ def install() -> None:
         base.mkdir()
         run("mount", "--bind", sys.base_prefix, str(base))
     run(str(base / "bin" / python), "-m", "venv", "--without-pip", str(VENV))
-    import mailhooks as package  # noqa: PLC0415 - not to be had in a fresh Debian
+    import mailhooks as package
 
     installed = Path(package.__file__).parents[1]
     run("mount", "--bind", str(installed), str(VENV / "lib" / python / "site-packages"))
@@ -213,7 +214,11 @@ def servers() -> Iterator[None]:
         )
         run("postfix", "start")
         stack.callback(run, "postfix", "stop")
-        wait("Postfix answers", lambda: listens(25))
+        try:
+            wait("Postfix answers", lambda: listens(25))
+        except AssertionError as error:
+            log = Path("/var/log/mail.log")
+            raise AssertionError(log.read_text(encoding="utf-8")) from error
         yield
 
 

@@ -85,11 +85,12 @@ def remove(journal: Journal) -> list[str]:
         SetupError: a server's tool fails; run again, it goes on where it stopped.
     """
     base_dir = Path(run("doveconf", "-h", "base_dir").strip())
-    commands = reloads(base_dir, run("postconf", "-h", "queue_directory").strip(), remove=True)
-    if commands and commands[0].argv[0] == "systemctl":
-        # Ours are stopped while systemd still knows them.
-        _run_all([commands.pop(1)])
-    notes: list[str] = []
+    queue_dir = run("postconf", "-h", "queue_directory").strip()
+    commands = reloads(base_dir, queue_dir, sockets="stop", services="stop")
+    # Ours are stopped while systemd still knows them.
+    stops = [command for command in commands if "stop" in command.argv]
+    notes = _run_all(stops)
+    commands = [command for command in commands if command not in stops]
     folders: list[Path] = []
     for name in sorted(journal.origin, reverse=True):
         path = Path(name)

@@ -115,7 +115,12 @@ def plan(host: Host, journal: Journal) -> Plan:
     if made.is_empty:
         made.checks.clear()
     else:
-        made.commands += reloads(host.dovecot.base_dir, host.postfix.values["queue_directory"])
+        changed = {file.path.name for file in made.changed_files()}
+        made.commands += reloads(
+            host.dovecot.base_dir,
+            host.postfix.values["queue_directory"],
+            sockets="restart" if changed & set(SOCKETS) else "start",
+        )
         if not SYSTEMD_RUNS.is_dir():
             made.notes.append("Restart Rspamd, and start mailhooks: no systemd runs here.")
     return made
@@ -237,13 +242,22 @@ def _plan_postfix(host: Host, journal: Journal, values: dict[str, Any], made: Pl
     made.checks.append(Command(("postfix", "check")))
 
 
-def reloads(base_dir: Path, queue_dir: str, *, remove: bool = False) -> list[Command]:
-    """The commands that have running servers read their configuration again."""
+def reloads(
+    base_dir: Path, queue_dir: str, *, sockets: str = "start", services: str = "restart"
+) -> list[Command]:
+    """The commands that have running servers read their configuration again.
+
+    Args:
+        base_dir: Dovecot's.
+        queue_dir: Postfix's.
+        sockets: what to do with ours; ``start`` keeps those that are open as they are.
+        services: likewise.
+    """
     if SYSTEMD_RUNS.is_dir():
-        ours = ("stop",) if remove else ("restart",)
         return [
             Command(("systemctl", "daemon-reload")),
-            Command(("systemctl", *ours, *SOCKETS, *SERVICES)),
+            Command(("systemctl", sockets, *SOCKETS)),
+            Command(("systemctl", services, *SERVICES)),
             Command(("systemctl", "try-reload-or-restart", "rspamd", "dovecot", "postfix")),
         ]
     running = (
