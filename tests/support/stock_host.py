@@ -35,7 +35,6 @@ mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
 smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_unauth_destination
 recipient_delimiter = +
 inet_interfaces = all
-inet_protocols = ipv4
 """
 # What an administrator adds who wants Sieve: delivery by Dovecot's LMTP.
 DELIVERY = """
@@ -119,8 +118,8 @@ def prepare(layers: Path) -> None:
 def configure() -> None:
     """What an administrator has done before mailhooks comes."""
     run("ip", "link", "set", "lo", "up")
-    with Path("/etc/postfix/main.cf").open("a", encoding="utf-8") as file:
-        file.write(DELIVERY)
+    # A postfix that is installed without a network writes none here.
+    run("postconf", "-e", "inet_protocols = ipv4", *filter(None, DELIVERY.splitlines()))
     Path("/etc/dovecot/conf.d/98-local.conf").write_text(DOVECOT, encoding="utf-8")
     Path("/etc/rspamd/override.d/options.inc").write_text(RSPAMD, encoding="utf-8")
     Path("/etc/rspamd/tlds").write_text("example\ncom\nnet\norg\n", encoding="utf-8")
