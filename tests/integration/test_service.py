@@ -69,6 +69,9 @@ class Host:
             learn_url = "unix:{self.folder}/nobody"
             [milter]
             socket = "unix:{self.folder}/milter.sock"
+            [lmtp]
+            listen = "unix:{self.folder}/lmtp.sock"
+            next_hop = "unix:{self.folder}/nobody"
             [score]
             key_file = "{self.folder}/keys"
             [policy]
@@ -233,7 +236,7 @@ def test_who_waits_for_a_service_that_cannot_start_is_turned_away(host: Host) ->
     assert "did you mean threshold?" in host.log()
 
 
-@pytest.mark.parametrize("command", ["serve", "milter"])
+@pytest.mark.parametrize("command", ["serve", "milter", "lmtp"])
 def test_a_stopped_process_gives_no_sign_of_life(host: Host, command: str) -> None:
     """The watchdog hears a service that works, and nothing of one that hangs."""
     host.start(command, sockets=command == "serve", watchdog_s=2)

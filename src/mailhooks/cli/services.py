@@ -67,7 +67,7 @@ def lmtp(config_path: Path) -> None:
     from mailhooks.lmtp import serve as run
 
     settings = config.load(config_path)
-    asyncio.run(run(settings.lmtp, settings.daemon))
+    asyncio.run(run(settings.lmtp, settings.daemon, systemd.Supervisor.of()))
 
 
 @click.command("check-config")
