@@ -45,9 +45,10 @@ endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
-# Two at once: much of the time is waiting for servers. A file's tests share one lab.
+# Two at once: much of the time is waiting for servers. The tests of a file share one
+# lab, and the files that take longest come first.
 test: test-packages lint
-	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -69,7 +69,8 @@ LONG_TLDS = frozenset({"info", "name", "mobi", "jobs", "example", "test"})
 # Below Linux's ephemeral range (32768 and up), so that no outgoing connection
 # can take a port between the moment it is chosen and the moment it is bound.
 PORT_RANGE = (20000, 32000)
-PORT_PARTS = 50
+PORT_PARTS = 8
+_GIVEN: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -685,12 +686,16 @@ def check_machine() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports on loopback that nobody uses, and no outgoing connection will take."""
+    """TCP ports on loopback that nobody uses, and no outgoing connection will take.
+
+    None of them was given before, since it may not be bound yet.
+    """
+    # Labs that start side by side look in different parts of the range.
+    part = set(range(*PORT_RANGE)[os.getpid() % PORT_PARTS :: PORT_PARTS])
+    if len(part - _GIVEN) < len(part) / 2:
+        _GIVEN.clear()
     found: list[int] = []
-    # Labs that start side by side look in different parts of the range, since a
-    # port is free to both of them until one's server has bound it.
-    part = range(*PORT_RANGE)[os.getpid() % PORT_PARTS :: PORT_PARTS]
-    for port in random.SystemRandom().sample(part, len(part)):
+    for port in random.SystemRandom().sample(sorted(part - _GIVEN), len(part - _GIVEN)):
         with socket.socket() as probe:
             try:
                 probe.bind((ADDRESS, port))
@@ -698,5 +703,6 @@ def free_ports(count: int) -> list[int]:
                 continue
         found.append(port)
         if len(found) == count:
+            _GIVEN.update(found)
             return found
     raise LabError("no free TCP ports on loopback")
