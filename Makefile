@@ -19,14 +19,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The servers, and what pymilter is compiled with.
-PACKAGES := postfix dovecot-imapd dovecot-lmtpd dovecot-sieve rspamd redis-server redis-tools \
+PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
+	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
+# What only tests need: databases, and foreign programs to speak to.
+TEST_PACKAGES := postgresql mariadb-server swaks miltertest
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm accuracy packages clean
+.PHONY: help demo test lint unit integration e2e storm accuracy packages test-packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -38,7 +41,7 @@ endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
-test: lint
+test: test-packages lint
 	$(SUDO) $(BIN)/python -m pytest
 
 lint: packages $(VENV)/.wheel $(VENV)/.dev
@@ -46,7 +49,7 @@ lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit integration e2e: packages $(VENV)/.wheel $(VENV)/.dev
+unit integration e2e: test-packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) $(BIN)/python -m pytest tests/$@
 
 storm: packages $(VENV)/.wheel $(VENV)/.dev
@@ -59,7 +62,8 @@ accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
-packages:
+test-packages: PACKAGES += $(TEST_PACKAGES)
+packages test-packages:
 	@missing=; for package in $(PACKAGES); do \
 	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 	        || missing="$$missing $$package"; \

@@ -28,6 +28,7 @@ from mailhooks.lesson import (
     Role,
     shared_pattern,
 )
+from mailhooks.training import AGREEING, SETTLE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,6 +99,33 @@ class MilterSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: int = 600
 
 
+class LmtpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[lmtp]``: ``mailhooks lmtp``, the delivery filter for hosts without Sieve extprograms.
+
+    Attributes:
+        listen: where Postfix delivers to, ``unix:/path`` or ``host:port``.
+        next_hop: the LMTP server that stores mail, likewise.
+        deadline_s: seconds within which a message has its verdicts, or goes on
+            without; a little more than ``daemon.deadline_s``.
+        next_hop_timeout_s: seconds the next hop may take for one answer. Less
+            than Postfix's ``lmtp_data_done_timeout``, 600 s by default.
+        username: whether a mailbox's user is named by the whole ``address`` or by
+            its ``local-part``; the same as where mail is learned.
+        recipient_delimiter: each of these characters begins an extension, which
+            is no part of the user's name; empty for none.
+        junk_detail: the extension that junk is delivered to, such as ``Junk`` for
+            ``user+Junk@example.org``; empty to deliver all mail as addressed.
+    """
+
+    listen: str = "unix:/run/mailhooks/lmtp.sock"
+    next_hop: str = "unix:/run/dovecot/lmtp"
+    deadline_s: float = 6.0
+    next_hop_timeout_s: float = 300.0
+    username: Literal["address", "local-part"] = "address"
+    recipient_delimiter: str = "+"
+    junk_detail: str = ""
+
+
 class ScoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[score]``: how the milter score is carried.
 
@@ -152,19 +180,31 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[learning]``: what is learned, and how gently.
 
     Attributes:
-        learn_on_delivery: ``all`` trains every message delivered to INBOX as
-            ham, ``confident`` those that nothing speaks against, ``off`` none.
+        learn_on_delivery: which deliveries train by themselves, see
+            :mod:`mailhooks.training`: ``balanced`` ham and spam that Bayes is not sure of
+            as long as neither class is far ahead, ``all`` every message delivered to
+            INBOX as ham, ``confident`` those that nothing speaks against, ``off`` none.
+        spam_on_delivery: whether ``balanced`` trains spam too, which the milter score
+            alone condemns.
+        delivery_settle_s: seconds a delivered message is left alone before it
+            trains; a move within them wins.
+        shared_agreement: users who must have taught a message the same before the
+            statistics that all users share learn it; 0 for never.
         settle_s: seconds a sample waits, so that the last of several moves wins.
         connections: learns at once.
         retry_first_s: seconds before the first retry after a temporary failure.
         retry_cap_s: the longest wait between two retries.
         rescan_s: seconds after which samples that another process put into the
             spool, or took out of it, are noticed.
-        ledger_file: SQLite file that notes what each user was taught.
-        keep_days: days after which the ledger forgets a message.
+        ledger_file: SQLite file that notes what each user was taught and what
+            deliveries decided.
+        keep_days: days after which the ledger forgets a message, and a decision.
     """
 
-    learn_on_delivery: Literal["off", "confident", "all"] = "off"
+    learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"
+    spam_on_delivery: bool = True
+    delivery_settle_s: float = SETTLE_S
+    shared_agreement: int = AGREEING
     settle_s: float = 30.0
     connections: int = 4
     retry_first_s: float = 1.0
@@ -258,18 +298,30 @@ class DoveadmSettings(msgspec.Struct, frozen=True, kw_only=True):
     ham_mailboxes: tuple[str, ...] = ("INBOX", "Archive", "Archives")
 
 
+class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[accounts]``: the host's domains, users and aliases.
+
+    Attributes:
+        database: URL of the SQL database that ``mailcfg`` keeps; empty for none.
+    """
+
+    database: str = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, one attribute a section."""
 
     daemon: DaemonSettings = DaemonSettings()
     rspamd: RspamdSettings = RspamdSettings()
     milter: MilterSettings = MilterSettings()
+    lmtp: LmtpSettings = LmtpSettings()
     score: ScoreSettings = ScoreSettings()
     policy: PolicySettings = PolicySettings()
     learning: LearningSettings = LearningSettings()
     mailboxes: MailboxSettings = MailboxSettings()
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
+    accounts: AccountsSettings = AccountsSettings()
 
 
 def load(path: Path) -> Settings:
@@ -312,7 +364,10 @@ def parse(text: str, path: str = "") -> Settings:
             sections[name] = _section(name, content, section_types[name], problems)
     if problems:
         raise ConfigError(problems, path)
-    return Settings(**sections)
+    settings = Settings(**sections)
+    if settings.lmtp.junk_detail and not settings.lmtp.recipient_delimiter:
+        raise ConfigError(["lmtp.junk_detail: needs lmtp.recipient_delimiter"], path)
+    return settings
 
 
 def _section(
@@ -427,6 +482,26 @@ def listen_address(value: str) -> Path | tuple[str, int]:
     return parts.hostname, parts.port
 
 
+def _address(value: str) -> str | None:
+    try:
+        listen_address(value)
+    except ValueError:
+        return f"must be host:port or unix:/path, not {value!r}"
+    return None
+
+
+def _delimiters(value: str) -> str | None:
+    if all(" " < each <= "~" and each not in '"@<>' for each in value):
+        return None
+    return 'must be printable characters other than " @ < >'
+
+
+def _junk_detail(value: str) -> str | None:
+    if all(" " <= each != "\x7f" and each not in '"\\<>' for each in value):
+        return None
+    return 'must be printable characters other than " \\ < >'
+
+
 def _metrics(value: str) -> str | None:
     try:
         if value:
@@ -440,6 +515,14 @@ def _redis_url(value: str) -> str | None:
     if not value or value.startswith(("redis://", "rediss://", "unix:///")):
         return None
     return f"must start with redis://, rediss:// or unix:///, not {value!r}"
+
+
+def _database_url(value: str) -> str | None:
+    kinds = "sqlite:///", "postgresql://", "mariadb://", "mysql://"
+    if not value or value.startswith(kinds):
+        return None
+    # Not repeated: it may hold a password.
+    return "must be sqlite:////path, postgresql://..., mariadb://... or empty"
 
 
 def _not_empty(value: str | tuple[str, ...]) -> str | None:
@@ -493,6 +576,12 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "rspamd.learn_timeout_s": _positive,
     "milter.socket": _milter_socket,
     "milter.timeout_s": _positive,
+    "lmtp.listen": _address,
+    "lmtp.next_hop": _address,
+    "lmtp.deadline_s": _positive,
+    "lmtp.next_hop_timeout_s": _positive,
+    "lmtp.recipient_delimiter": _delimiters,
+    "lmtp.junk_detail": _junk_detail,
     "score.key_file": _absolute,
     "score.max_age_s": _positive,
     "score.received_depth": _positive,
@@ -500,6 +589,8 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "policy.thresholds": _thresholds,
     "policy.full_scan_timeout_s": _positive,
     "learning.settle_s": _not_negative,
+    "learning.delivery_settle_s": _not_negative,
+    "learning.shared_agreement": _not_negative,
     "learning.connections": _positive,
     "learning.retry_first_s": _positive,
     "learning.retry_cap_s": _positive,
@@ -510,6 +601,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.key_prefix": _not_empty,
     "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
+    "accounts.database": _database_url,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,
     "mailboxes.junk": _mailbox_names,

@@ -9,10 +9,13 @@
      +-- LedgerError          what was taught cannot be written down or looked up
      +-- SourceError          a file, Maildir or mbox given by hand cannot be read
      +-- DoveadmError         doveadm cannot be run, or failed
+     +-- AccountsError        a change to the host's accounts is refused; says why
+     |    +-- AccountsUnavailable  their database is away, has no schema, or a newer one
      +-- StatisticsError      Redis, which holds Rspamd's statistics, gave no usable answer
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
+     +-- NextHopError         the LMTP server behind `mailhooks lmtp` cannot be spoken to
      +-- LabError             the private mail host cannot start or has failed
 
 Anything else that is raised is a bug, and in a mail path a bug is treated as
@@ -59,6 +62,14 @@ class DoveadmError(MailhooksError):
     """``doveadm`` cannot be run, failed, or printed something unexpected."""
 
 
+class AccountsError(MailhooksError):
+    """A change to the accounts is refused, or what it names is not there; nothing was changed."""
+
+
+class AccountsUnavailable(AccountsError):  # noqa: N818 - reads as the state it reports
+    """The database of accounts cannot be used: away, without schema, or with a newer one."""
+
+
 class StatisticsError(MailhooksError):
     """Rspamd's statistics in Redis cannot be read or changed."""
 
@@ -73,6 +84,20 @@ class RspamdUnavailable(RspamdError):  # noqa: N818 - reads as the state it repo
 
 class RspamdMisconfigured(RspamdError):  # noqa: N818 - reads as the state it reports
     """Rspamd refuses until somebody changes a setting, such as a password."""
+
+
+class NextHopError(MailhooksError):
+    """The LMTP server that stores mail is away, silent, or speaks something else.
+
+    Attributes:
+        enhanced: the enhanced status code that tells a mail server so (RFC 3463).
+        is_silent: whether it let the time run out: to ask again would take as long.
+    """
+
+    def __init__(self, reason: str, enhanced: str, *, is_silent: bool = False) -> None:
+        self.enhanced = enhanced
+        self.is_silent = is_silent
+        super().__init__(reason)
 
 
 class LabError(MailhooksError):

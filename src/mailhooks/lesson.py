@@ -52,6 +52,10 @@ SHARED_USER: Final = "*shared*"
 """Stands for the statistics that all users share, wherever a user is named."""
 
 
+PROBE_USER: Final = "doctor@invalid"
+"""Whom nobody can be (RFC 2606): the doctor asks in this name, and no ledger notes it."""
+
+
 class Lesson(enum.Enum):
     """What Rspamd is to learn a message as."""
 

@@ -19,6 +19,8 @@ MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 _LINE_END = re.compile(rb"\r?\n")
 _WHITESPACE = re.compile(rb"[ \t\r\n]+")
+# Neither a fold nor a field: a line whose colon is missing or far away.
+_NO_FIELD = re.compile(rb"\n(?![ \t])(?:[^:\r\n]+\r?(?=\n|\Z)|[^:\n]{990})")
 _END_OF_HEADER = re.compile(rb"(?:\A|\n)\r?\n")
 _DIGESTED = (b"message-id", b"date", b"from", b"subject")
 # As read_header reads them, folds included, in a fifth of the time.
@@ -135,6 +137,22 @@ def without_fields(message: bytes, prefixes: tuple[bytes, ...]) -> bytes:
         if not dropping:
             kept.append(line)
     return b"".join(kept) + message[end:]
+
+
+def is_editable(message: bytes) -> bool:
+    """Whether Sieve may add and remove header fields of this message.
+
+    Pigeonhole before 0.5.21 aborts the delivery (``i_assert`` in
+    ``edit_mail_headers_parse``, ``src/lib-sieve/util/edit-mail.c``) over a line
+    that Dovecot takes for no field: one without a colon, or with none in its
+    first thousand bytes. Postfix makes such a line out of a field whose name is
+    longer than ``lmtp_line_length_limit``.
+
+    Args:
+        message: with CRLF or LF line ends.
+    """
+    end = _END_OF_HEADER.search(message, 0, MAX_HEADER_BYTES)
+    return _NO_FIELD.search(b"\n" + message[: end.start() if end else MAX_HEADER_BYTES]) is None
 
 
 def content_digest(message: bytes) -> str:

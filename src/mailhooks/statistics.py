@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
 _SETS = ("BAYES_SPAM_keys", "BAYES_HAM_keys")
+_SHARED_SETS = ("BAYES_SPAM_SHARED_keys", "BAYES_HAM_SHARED_keys")
 _LEARNS = ("learns_spam", "learns_ham")
 _CLASS = {Lesson.SPAM: "S", Lesson.HAM: "H"}
 _OF_A_USER = ("version", *_LEARNS)
@@ -101,11 +102,13 @@ class Statistics:
 
     def learned(self, user: str) -> Learned:
         """How much a user has taught; zeros for one who is not known."""
-        key = self._shared_key if user == SHARED_USER else self._prefix + user
         with _explained(self._url):
-            values: Any = self._redis.hmget(key, list(_LEARNS))
+            values: Any = self._redis.hmget(self._key(user), list(_LEARNS))
         spam, ham = (int(value or 0) for value in values)
         return Learned(spam, ham)
+
+    def _key(self, user: str) -> str:
+        return self._shared_key if user == SHARED_USER else self._prefix + user
 
     def users(self) -> list[str]:
         """Everybody with statistics, sorted."""
@@ -120,10 +123,10 @@ class Statistics:
 
     def forget(self, user: str) -> Forgotten:
         """Remove a user's statistics, and nobody else's; looks at every key there is."""
-        own = (self._prefix + user).encode()
+        own = self._key(user).encode()
         learned, tokens = self.learned(user), 0
         with _explained(self._url):
-            pattern = _GLOB_SPECIAL.sub(r"\\\g<0>", self._prefix + user) + "_*"
+            pattern = _GLOB_SPECIAL.sub(r"\\\g<0>", self._key(user)) + "_*"
             keys = self._redis.scan_iter(match=pattern, count=_AT_ONCE)
             while batch := list(itertools.islice(keys, _AT_ONCE)):
                 mine = self._tokens_among(batch, own)
@@ -132,7 +135,7 @@ class Statistics:
                     self._redis.unlink(*mine)
             # Last, so that a run that was cut off can be seen and repeated.
             self._redis.unlink(own, *(own + b"_" + kind for kind in _WORDS))
-            for name in _SETS:
+            for name in (*_SETS, *_SHARED_SETS):
                 self._redis.srem(name, own)
         return Forgotten(learned.spam, learned.ham, tokens)
 
@@ -152,7 +155,7 @@ class Statistics:
                     user = owner[len(start) - len(beginning.encode()) :].decode()
                     tokens.setdefault(user, []).append(token)
                 self._redis.unlink(key)
-            for name in _SETS:
+            for name in (*_SETS, *_SHARED_SETS):
                 for member in self._redis.sscan_iter(name, match=pattern, count=_AT_ONCE):
                     self._redis.srem(name, member)
         return tokens

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mailhooks.errors import LedgerError, RspamdUnavailable
 from mailhooks.ledger import Answer, Outcome, Taught
-from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest
 from mailhooks.rspamd import LearnStatus
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from mailhooks.evidence import Evidence
     from mailhooks.ledger import Ledger
+    from mailhooks.lesson import Lesson
     from mailhooks.rspamd import RspamdClient
 
 TOO_LARGE = "too-large"
@@ -226,8 +226,8 @@ class Teacher:
             else:
                 (marked if _mark(task) in self._marks else again).append(task)
         for user, before in self._before.items():
-            surplus = self._surplus(user, before)
             doubtful = [task for task in again if task.user == user]
+            surplus = self._surplus(user, before, doubtful)
             # More than were confirmed: others ended, too, and only the answer was lost.
             found = await self._held(doubtful, surplus)
             learned += found
@@ -267,7 +267,7 @@ class Teacher:
             return []
         return await self._evidence.held(doubtful, count)
 
-    def _surplus(self, user: str, before: Mapping[Lesson, int]) -> int:
+    def _surplus(self, user: str, before: Mapping[Lesson, int], doubtful: Collection[Task]) -> int:
         """How many more learns Redis counts than Rspamd confirmed.
 
         Raises:
@@ -276,21 +276,21 @@ class Teacher:
         if self._count is None:
             return 0
         now = self._count(user)
+        answers = [answer for answer in self._answers.values() if answer.user == user]
         confirmed = Counter(
-            answer.lesson
-            for answer in self._answers.values()
-            if answer.user == user and answer.outcome is Outcome.LEARNED
+            answer.lesson for answer in answers if answer.outcome is Outcome.LEARNED
         )
+        sent = {answer.lesson for answer in answers} | {task.lesson for task in doubtful}
         surplus = 0
-        for lesson in Lesson:
-            # Each lesson may have taken one message of the other class back.
+        # Not the other class: each lesson, an unclear one too, may have taken one of it back.
+        for lesson in sent:
             least = before[lesson] + confirmed[lesson] - confirmed[lesson.opposite]
             if now[lesson] < least:
                 raise RspamdUnavailable(
                     f'Rspamd says "learned", but Redis counts {now[lesson]} {lesson.value} of '
                     f"{user} instead of {least}"
                 )
-            if confirmed[lesson.opposite] == 0:
+            if lesson.opposite not in sent:
                 surplus += now[lesson] - least
         return surplus
 

@@ -9,8 +9,9 @@ the caller lets the sample wait, and a move within that time wins.
 
 - as ham, what went to INBOX, while the user's ham is not more than spam by
   ``HAM_AHEAD`` messages, and only if Bayes is not sure of it already;
-- as spam, what went to Junk and the milter score alone condemns, while spam is
-  not ahead of ham, and only if Bayes is not sure of it already.
+- as spam, unless that is not wanted, what went to Junk and the milter score
+  alone condemns, while spam is not ahead of ham by ``SPAM_AHEAD`` messages, and
+  only if Bayes is not sure of it already.
 
 Balance keeps one class from drowning the other, and bounds how many samples wait.
 """
@@ -74,10 +75,15 @@ class Delivery:
     ham: int
 
 
-def trains(mode: Mode, delivery: Delivery) -> Lesson | None:
+def trains(mode: Mode, delivery: Delivery, *, spam_too: bool = True) -> Lesson | None:
     """What a delivery is to be learned as once it has settled; None if it teaches nothing.
 
     Without a verified milter score only ``all`` trains: what nobody has judged may be anything.
+
+    Args:
+        mode: which deliveries train.
+        delivery: the one in question.
+        spam_too: whether ``balanced`` trains spam, as well.
     """
     match mode:
         case Mode.OFF:
@@ -87,7 +93,8 @@ def trains(mode: Mode, delivery: Delivery) -> Lesson | None:
         case Mode.CONFIDENT:
             return Lesson.HAM if _is_surely_ham(delivery) else None
         case Mode.BALANCED:
-            return _balanced(delivery)
+            lesson = _balanced(delivery)
+            return lesson if spam_too or lesson is Lesson.HAM else None
 
 
 def _is_surely_ham(delivery: Delivery) -> bool:

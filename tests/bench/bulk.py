@@ -78,7 +78,7 @@ def commands(lab: Lab, user: str, folder: Path) -> dict[str, list[str]]:
     return {
         "mailhooks": [mailhooks, "--config", config, "learn", "spam", "--user", user, str(folder)],
         "rspamc": [
-            *("rspamc", "-n", "8", "-h", address, "-P", lab.rspamd_password),
+            *("rspamc", "-n", "8", "-h", address, f"--password={lab.rspamd_password}"),
             *("-d", user, "--header", "Learn-Type=bulk", "learn_spam", str(folder)),
         ],
     }

@@ -133,24 +133,31 @@ def test_a_server_that_dies_in_the_middle_costs_nothing_but_a_rerun(
     assert lab.learns(name) == (300, 0)
 
 
-def test_a_learner_outlives_several_deaths_of_rspamd_and_counts_nothing_twice(
+def test_however_often_rspamd_dies_under_a_learner_nothing_counts_twice(
     lab: Lab, people: list[str], box: LetterBox, tmp_path: Path
 ) -> None:
-    """Each leaves several learns under way of which nobody says whether they were done."""
+    """Each death leaves several learns under way of which nobody says whether they were done.
+
+    Usually one run outlives all of them; on a slow machine it may give up, and is run again.
+    """
     name = people[0]
-    mbox = tmp_path / "mail.mbox"
-    mbox.write_bytes(as_mbox(letters(box, LetterKind.NEWSLETTER, 400)))
-    learn = ["learn", "spam", "-u", lab.users[name].address, str(mbox)]
+    for number, raw in enumerate(letters(box, LetterKind.NEWSLETTER, 400)):
+        (tmp_path / f"{number:03}.eml").write_bytes(raw)
+    learn = ["learn", "spam", "-u", lab.users[name].address, str(tmp_path)]
     with subprocess.Popen(
         command(lab, *learn), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         for count in (20, 110, 200, 290):
-            lab.wait("some are learned", lambda count=count: lab.learns(name)[0] > count)  # type: ignore[misc]
+
+            def far_enough(count: int = count) -> bool:
+                return lab.learns(name)[0] > count or process.poll() is not None
+
+            lab.wait("some are learned", far_enough, LIMIT_S)
             lab.servers["rspamd"].kill()
             lab.restart("rspamd")
         stdout, stderr = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, stdout + stderr
-    assert "400 messages: 400 learned" in stdout
+    assert process.returncode == 0 or "the same command goes on" in stderr, stdout + stderr
+    assert "400 messages: " in run(lab, *learn).stdout
     assert lab.learns(name) == (400, 0)
     assert "mailhooks-evidence" not in lab.redis("KEYS", "*")
 
@@ -282,7 +289,7 @@ async def test_files_of_a_maildir_are_read_as_they_are(lab: Lab, people: list[st
     raw = b"Subject: x\nX-Nul: a\0b\r\n\nbody \0 nul\r mixed\r\nlf\n\x0cend"
     lab.mailbox(name).count("INBOX")  # creates the Maildir
     for number, size in enumerate(("", ",S=10", "")):
-        file = lab.root / "mail" / name / f"Maildir/cur/170000000{number}.M1P1.x{size}:2,S"
+        file = lab.home(name) / f"Maildir/cur/170000000{number}.M1P1.x{size}:2,S"
         file.write_bytes(raw)
         os.chown(file, MAIL_UID, MAIL_UID)
     doveadm = Doveadm(doveadm_command(lab))
@@ -316,6 +323,25 @@ def test_retrain_learns_junk_as_spam_and_read_mail_as_ham(
     done = run(lab, "retrain", "-u", user, "--older-than", "2100-01-01")
     assert "11 messages: 1 learned, 10 known" in done.stdout
     assert lab.learns(name) == (6, 5)
+
+
+def test_a_dry_run_of_retrain_knows_what_was_taught_and_refused_mail_is_no_failure(
+    lab: Lab, people: list[str], box: LetterBox
+) -> None:
+    """Junk may hold what Rspamd never learns: a nightly job neither fails nor asks again."""
+    name = people[0]
+    user = lab.users[name].address
+    mail = letters(box, LetterKind.SPAM, 3)
+    save(lab, name, "Junk", [*mail, b"Subject: hm\n\nhm\n"])
+    run(lab, "learn", "spam", "-u", user, "-", stdin=as_mbox(mail[:2]))
+    foreseen = run(lab, "retrain", "-u", user, "--dry-run")
+    assert "4 messages: 2 to be learned, 2 known. Nothing was taught: dry run." in foreseen.stdout
+    assert lab.learns(name) == (2, 0)
+    done = run(lab, "retrain", "-u", user)
+    assert "4 messages: 1 learned, 2 known, 1 refused (1 too-few-tokens)" in done.stdout
+    again = run_json(lab, "reconcile", "-u", user)
+    assert again["refused"] == {"too-few-tokens, as before": 1}
+    assert lab.learns(name) == (3, 0)
 
 
 def test_retrain_of_everybody_skips_whom_it_cannot_read(

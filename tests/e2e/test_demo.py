@@ -50,8 +50,10 @@ def test_the_demo_comes_true() -> None:
     done = run_demo()
     assert done.returncode == 0, done.stdout + done.stderr
     assert folders(done.stdout) == EXPECTED
-    stock = dict(re.findall(r"^ +(alice, bob|bob, alice) +(-?[\d.]+) ", done.stdout, re.MULTILINE))
-    assert float(stock["alice, bob"]) > float(stock["bob, alice"])
+    stock = dict(
+        re.findall(r"^ +(alice, bob|bob, alice|both) +(-?[\d.]+) ", done.stdout, re.MULTILINE)
+    )
+    assert float(stock["alice, bob"]) > float(stock["both"]) > float(stock["bob, alice"])
 
 
 def test_the_demo_runs_on_a_persons_own_mail(tmp_path: Path) -> None:

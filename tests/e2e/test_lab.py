@@ -5,9 +5,11 @@ import os
 import re
 import signal
 import smtplib
+import ssl
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,17 +82,33 @@ def test_lab_up_says_how_to_connect_and_ctrl_c_removes_it(
             break
     text = "".join(lines)
     root = re.search(r"in (/\S+)", text)
-    imap = re.search(r"IMAP +([\d.]+):(\d+)", text)
-    smtp = re.search(r"SMTP +([\d.]+):(\d+)", text)
+    ports = dict(re.findall(r"^(IMAPS|submission|SMTP) +127\.0\.0\.1:(\d+)", text, re.MULTILINE))
     account = re.search(r"user (\S+) +password (\S+)", text)
+    authority = re.search(r"trust (\S+)\.\n", text)
+    mailcfg = re.search(r"mailcfg (--db \S+ lsuser)", text)
     assert root, text
-    assert imap, text
-    assert smtp, text
+    assert ports.keys() == {"IMAPS", "submission", "SMTP"}, text
     assert account, text
-    with imaplib.IMAP4(imap[1], int(imap[2])) as client:
+    assert authority, text
+    assert mailcfg, text
+    month = datetime.now(UTC).strftime("%Y%m")
+    assert f'\n{month}._domainkey.mail.example. IN TXT "v=DKIM1; k=rsa; p=' in text
+    tls = ssl.create_default_context(cafile=authority[1])
+    with imaplib.IMAP4_SSL("127.0.0.1", int(ports["IMAPS"]), ssl_context=tls) as client:
         assert client.login(account[1], account[2])[0] == "OK"
-    with smtplib.SMTP(smtp[1], int(smtp[2])) as sender:
+    with smtplib.SMTP("127.0.0.1", int(ports["submission"])) as sender:
+        sender.starttls(context=tls)
+        sender.login(account[1], account[2])
+        sender.sendmail(account[1], ["far@example.org"], b"Subject: x\r\n\r\nhello\r\n")
+    with smtplib.SMTP("127.0.0.1", int(ports["SMTP"])) as sender:
         sender.sendmail("a@example.org", [account[1]], b"Subject: x\r\n\r\nhello\r\n")
+    users = subprocess.run(
+        [Path(sys.executable).with_name("mailcfg"), *mailcfg[1].split()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert account[1] in users.stdout
     assert leftovers(root[1])
     command.send_signal(signal.SIGINT)
     rest, _ = command.communicate(timeout=LIMIT_S)

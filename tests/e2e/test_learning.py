@@ -127,6 +127,7 @@ def test_moves_are_kept_while_the_daemon_is_away(
     mailbox = lab.mailbox(name)
     uid = deliver(lab, box, name)
     daemon = lab.servers["daemon"]
+    logged = len(lab.log("dovecot"))
     if how == "killed":
         daemon.kill()
     else:
@@ -136,6 +137,8 @@ def test_moves_are_kept_while_the_daemon_is_away(
         assert mailbox.count("Junk") == 1
         assert lab.waiting_samples() == 1
         assert lab.learns(name) == (0, 0)
+        # No complaint of the program that kept it.
+        assert "mailhooks-drop" not in lab.log("dovecot")[logged:]
     finally:
         if how == "killed":
             lab.restart("daemon")

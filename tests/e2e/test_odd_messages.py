@@ -35,7 +35,7 @@ def test_an_odd_message_has_a_defined_end_and_blocks_nobody(
     user = people[0]
     mailbox = lab.mailbox(user)
     mailbox.count("INBOX")  # Dovecot creates the Maildir
-    path = lab.root / "mail" / user / "Maildir" / "new" / f"1.{name}.odd"
+    path = lab.home(user) / "Maildir" / "new" / f"1.{name}.odd"
     path.write_bytes(ODD[name])
     os.chown(path, MAIL_UID, MAIL_UID)
     letter = box.newsletter([f"{user}@mail.example"]).raw

@@ -1,4 +1,4 @@
-"""A private Rspamd and Redis for the tests in this folder."""
+"""Private servers for the tests in this folder: Rspamd with Redis, PostgreSQL, MariaDB."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import databases
 import pytest
 
 if TYPE_CHECKING:
@@ -159,3 +160,33 @@ def rspamd() -> Iterator[PrivateRspamd]:
         for port in (scan_port, learn_port):
             _wait_for("rspamd", functools.partial(_answers_ping, port), server, log)
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[databases.Server]:
+    """A private PostgreSQL."""
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        pytest.skip("postgresql is not installed")
+    with databases.postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[databases.Server]:
+    """A private MariaDB."""
+    if not shutil.which("mariadb-install-db"):
+        pytest.skip("mariadb-server is not installed")
+    with databases.mariadb() as server:
+        yield server
+
+
+@pytest.fixture(params=databases.BACKENDS)
+def empty_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a new empty database, once for each kind."""
+    if request.param == "sqlite":
+        place = databases.quick_folder()
+        with tempfile.TemporaryDirectory(prefix="mh-sql-", dir=place) as folder:
+            yield f"sqlite:///{folder}/accounts.sqlite"
+        return
+    server: databases.Server = request.getfixturevalue(request.param)
+    yield server.new()

@@ -132,7 +132,7 @@ def _moving(lab: Lab, errors: list[BaseException]) -> Iterator[list[threading.Th
 def _fill(lab: Lab, name: str, messages: Sequence[bytes]) -> None:
     """Put messages into INBOX without a delivery, as a migration would."""
     lab.mailbox(name).count("INBOX")  # Dovecot creates the Maildir
-    folder = lab.root / "mail" / name / "Maildir" / "new"
+    folder = lab.home(name) / "Maildir" / "new"
     for number, raw in enumerate(messages):
         path = folder / f"{1_700_000_000 + number}.M{number}.storm"
         path.write_bytes(raw.replace(b"\r\n", b"\n"))

@@ -9,16 +9,22 @@ import pytest
 from accuracy.figures import Target, curve, figures_of, targets
 from accuracy.plot import draw
 from accuracy.replay import Outcome, Replay
-from accuracy.stream import Letter, make_stream, opinions, read_letters, unwanted_lists
+from accuracy.stream import Letter, Tastes, make_stream, read_letters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def letter(
-    number: int, *, is_spam: bool = False, list_name: str = "", offer: bool = False
-) -> Letter:
-    return Letter(str(number), b"", is_spam, float(number), list_name, False, offer)
+def letter(number: int, *, is_spam: bool = False, list_name: str = "", topic: str = "") -> Letter:
+    return Letter(
+        key=str(number),
+        raw=b"",
+        is_spam=is_spam,
+        time_s=float(number),
+        list_name=list_name,
+        is_newsletter=False,
+        topics=frozenset({topic} if topic else ()),
+    )
 
 
 LETTERS = [letter(number, is_spam=number % 2 == 0) for number in range(400)]
@@ -36,17 +42,12 @@ def test_labels_come_from_the_nearest_folder_that_says_so(tmp_path: Path) -> Non
 
 def test_tastes_differ_by_what_a_message_is() -> None:
     """Lists and offers, whatever else the corpus holds."""
-    lists = frozenset({"chatter.example"})
-    assert opinions(letter(1, list_name="chatter.example"), lists) == {
-        "anna": False,
-        "bert": True,
-        "clara": False,
-    }
-    assert opinions(letter(1, is_spam=True, offer=True), lists) == {
-        "anna": True,
-        "bert": True,
-        "clara": False,
-    }
+    tastes = Tastes(frozenset({"chatter.example"}), frozenset({"money"}))
+    chatter = letter(1, list_name="chatter.example")
+    offer = letter(2, is_spam=True, topic="money")
+    assert tastes.who_calls_it_spam(chatter) == {"anna": False, "bert": True, "clara": False}
+    assert tastes.who_calls_it_spam(offer) == {"anna": True, "bert": True, "clara": False}
+    assert set(tastes.who_calls_it_spam(letter(3, is_spam=True, topic="travel")).values()) == {True}
 
 
 def test_unwanted_lists_stay_within_their_share() -> None:
@@ -54,7 +55,15 @@ def test_unwanted_lists_stay_within_their_share() -> None:
     mail = [letter(n, list_name="big") for n in range(300)]
     mail += [letter(n, list_name="middle") for n in range(300, 320)]
     mail += [letter(320, list_name="tiny"), *LETTERS]
-    assert unwanted_lists(mail) == {"middle"}
+    assert Tastes.of(mail).unwanted_lists == {"middle"}
+
+
+def test_wanted_topics_are_as_many_as_it_takes() -> None:
+    """A corpus without one kind of offer has another."""
+    money = [letter(n, is_spam=True, topic="money") for n in range(30)]
+    travel = [letter(n, is_spam=True, topic="travel") for n in range(60)]
+    assert Tastes.of([*LETTERS, *money, *money]).wanted_topics == {"money"}
+    assert Tastes.of([*LETTERS, *money, *travel]).wanted_topics == {"money", "travel"}
 
 
 def test_a_stream_is_the_same_for_the_same_seed() -> None:

@@ -13,13 +13,11 @@ import mailhooks
 PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
-    {"errors"},
-    {"message", "lesson", "retry", "keys", "config"},
-    {"score", "source", "setup", "bayes", "training"},
+    {"errors", "hooks"},
+    {"message", "lesson", "retry", "keys", "training", "config"},
+    {"score", "source", "setup", "bayes"},
     {
         "policy",
-        "bayes",
-        "training",
         "spool",
         "ledger",
         "rspamd",
@@ -27,18 +25,19 @@ RANKS = (
         "doveadm",
         "statistics",
         "count",
+        "accounts",
     },
     {"evidence"},
     {"teacher", "explain", "tune"},
-    {"account", "batch"},
-    {"daemon", "milter"},
+    {"account", "batch", "directory"},
+    {"daemon", "milter", "lmtp"},
     {"lab", "doctor"},
     {"cli"},
     {"__main__"},
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training"}
+PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training", "explain", "tune"}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 
@@ -90,7 +89,8 @@ def test_pymilter_is_confined_to_the_milter() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rspamd", "dovecot", "daemon", "milter", "lab", "doctor", "setup", "cli"]
+    "module",
+    ["accounts", "rspamd", "dovecot", "daemon", "milter", "lmtp", "lab", "doctor", "setup", "cli"],
 )
 def test_public_names_are_importable_from_their_package(module: str) -> None:
     """What a package offers is what it lists."""

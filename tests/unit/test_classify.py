@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from mailhooks.bayes import Opinion, blend, points
 from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
-from mailhooks.daemon.classify import Classifier
+from mailhooks.daemon.classify import SMALL_BYTES, Classifier
 from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
 from mailhooks.keys import KeyRing, new_key
 from mailhooks.lesson import SHARED_USER, Lesson
-from mailhooks.message import identity, read_header
+from mailhooks.message import content_digest, identity, read_header
+from mailhooks.policy import Folder
 from mailhooks.rspamd import BayesOpinion, CheckResult, RspamdClient
 from mailhooks.rspamd.results import Symbol
 from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailhooks.ledger import Decision
 
 KEYS = KeyRing((new_key(),))
 BARE = b"Message-ID: <1@x>\r\nFrom: a@x\r\nSubject: x\r\n\r\ny\r\n"
@@ -74,7 +80,11 @@ def rspamd() -> FakeRspamd:
 
 
 async def answer(
-    rspamd: FakeRspamd, message: bytes, sender: str = "a@x", **policy: Any
+    rspamd: FakeRspamd,
+    message: bytes,
+    sender: str = "a@x",
+    note: Callable[[Decision], None] = lambda _: None,
+    **policy: Any,
 ) -> list[str]:
     """The three words of the answer."""
     weights = Weights(COUNTS.__getitem__, 2)
@@ -89,6 +99,7 @@ async def answer(
         deadline_s=5.0,
         mail_uids=frozenset({1}),
         shared=True,
+        note=note,
     )
     env = {"USER": "Ann@x.example", "SENDER": sender, "RECIPIENT": "ann+list@x.example"}
     now = asyncio.get_running_loop().time()
@@ -186,3 +197,24 @@ async def test_a_users_own_threshold_counts(rspamd: FakeRspamd) -> None:
     folder, _, status = await answer(rspamd, message, thresholds={"ann@x.example": 4.5})
     assert folder == "junk"
     assert "required=4.50" in status
+
+
+async def test_a_header_that_sieve_must_leave_alone_is_called_broken(rspamd: FakeRspamd) -> None:
+    """The verdict is the same; Pigeonhole before 0.5.21 would abort over an edit."""
+    message = carried(6.5)
+    assert (await answer(rspamd, message))[:2] == ["junk", "verified"]
+    assert (await answer(rspamd, b"no colon\r\n" + message))[:2] == ["junk", "broken-verified"]
+
+
+@pytest.mark.parametrize("size_bytes", [100, SMALL_BYTES + 1])
+async def test_each_decision_is_noted_with_the_digest_a_lesson_will_have(
+    rspamd: FakeRspamd, size_bytes: int
+) -> None:
+    """Small or large: by that digest the user's correction finds it."""
+    noted: list[Decision] = []
+    message = carried(6.5) + b"x" * size_bytes
+    await answer(rspamd, message, note=noted.append)
+    (decision,) = noted
+    assert (decision.user, decision.queue_id) == ("ann@x.example", "4Q")
+    assert decision.digest == content_digest(message)
+    assert (decision.folder, decision.objective) == (Folder.JUNK, 6.5)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
+import pty
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -181,7 +186,7 @@ def test_json_is_the_whole_of_standard_output(settings: Path, folder: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["spam", "x"], "Missing option '--user'"),
+        (["spam", "x"], "--user USER, or --shared"),
         (["spam", "-u", USER], "Missing argument"),
         (["junk", "-u", USER, "x"], "'junk' is not one of 'spam', 'ham'"),
         (["spam", "-u", USER, "/no/such/file"], "'/no/such/file' does not exist"),
@@ -229,3 +234,60 @@ def test_completion_prints_a_script_for_each_shell(shell: str) -> None:
     result = CliRunner().invoke(main, ["completion", shell])
     assert result.exit_code == 0
     assert "_MAILHOOKS_COMPLETE" in result.stdout
+
+
+def test_completion_completes_commands_and_options() -> None:
+    """Commands that are imported only when they run included."""
+    for words, expected in (("mailhooks le", "learn"), ("mailhooks learn --dry", "--dry-run")):
+        count = len(words.split()) - 1
+        environment = {"COMP_WORDS": words, "COMP_CWORD": str(count)}
+        result = CliRunner().invoke(
+            main,
+            prog_name="mailhooks",
+            env=environment | {"_MAILHOOKS_COMPLETE": "bash_complete"},
+        )
+        assert result.stdout == f"plain,{expected}\n"
+
+
+HEAVY = {"aiohttp", "redis", "rich", "prometheus_client", "jinja2", "Milter"}
+
+
+def test_a_command_imports_nothing_that_it_does_not_use(settings: Path, folder: Path) -> None:
+    """Importing takes as long as teaching a hundred messages."""
+    code = (
+        "import sys; from mailhooks.cli import main\n"
+        "try: main()\n"
+        f"finally: print(*({HEAVY} & set(sys.modules)), file=sys.stderr)"
+    )
+    arguments = ["--config", str(settings), "learn", "spam", "-u", USER, str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "20 messages: 20 learned\n"
+    assert done.stderr == "\n"
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(settings: Path, folder: Path) -> None:
+    """A log file holds no control characters."""
+    (folder / "99.eml").write_bytes(b"Subject: x\n\nshort\n")
+    learn_all = [sys.executable, "-m", "mailhooks", "--config", str(settings), "learn", "spam"]
+    leader, follower = pty.openpty()
+    with open(leader, "rb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor has no path
+        done = subprocess.run(
+            [*learn_all, "-u", "a", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=follower,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
+            check=False,
+        )
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while chunk := terminal.read(65536):
+                shown += chunk
+    assert done.stdout == b"21 messages: 20 learned, 1 refused (1 too-few-tokens)\n"
+    assert b"21/" in shown
+    assert b"\x1b[" in shown
+    assert f"{folder}/99.eml: refused: too-few-tokens".encode() in shown
+    plain = subprocess.run([*learn_all, "-u", "b", str(folder)], capture_output=True, check=False)
+    assert plain.stderr.decode() == f"{folder}/99.eml: refused: too-few-tokens\n"

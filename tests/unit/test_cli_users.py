@@ -9,6 +9,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
+from mailhooks.accounts import Accounts, no_password
 from mailhooks.cli import main
 from mailhooks.dovecot.script_protocol import encode_request
 from mailhooks.errors import StatisticsError
@@ -30,7 +31,9 @@ class FakeRedis:
 
     def __init__(self) -> None:
         self.hashes: dict[bytes, dict[str, bytes]] = {}
-        self.sets: dict[str, set[bytes]] = {"BAYES_SPAM_keys": set(), "BAYES_HAM_keys": set()}
+        self.sets: dict[str, set[bytes]] = {
+            f"BAYES_{kind}_keys": set() for kind in ("SPAM", "HAM", "SPAM_SHARED", "HAM_SHARED")
+        }
 
     def learns(self, user: str, spam: int, ham: int, tokens: int = 3) -> None:
         key = f"RS{user}".encode()
@@ -103,6 +106,7 @@ def settings(tmp_path: Path) -> Path:
         f'[daemon]\nspool_dir = "{tmp_path}/spool"\ndrop_dir = "{tmp_path}/drop"\n'
         "mail_users = []\n"
         f'[learning]\nledger_file = "{tmp_path}/ledger.sqlite"\n'
+        '[doveadm]\ncommand = ["/no/such/doveadm"]\n'
         "[redis]\nmin_learns = 20\n"
     )
     return path
@@ -160,6 +164,30 @@ def test_stats_of_everybody(settings: Path, fake: FakeRedis, ledger: SqliteLedge
     assert "14 more ham needed" in output
 
 
+def test_stats_of_everybody_show_who_has_taught_nothing(
+    settings: Path, fake: FakeRedis, ledger: SqliteLedger, tmp_path: Path
+) -> None:
+    """If the accounts can be listed; else a line says why they are missing."""
+    fake.learns("anna@example.org", 20, 20)
+    assert ledger.users() == []
+    done = run(settings, "stats", "--json")
+    assert [row["user"] for row in json.loads(done.stdout)] == ["anna@example.org"]
+    assert "not shown: who has taught nothing" in done.stderr
+    url = f"sqlite:///{tmp_path}/accounts.sqlite"
+    with Accounts(url) as accounts:
+        accounts.migrate()
+        accounts.add_domain("example.org")
+        for name in ("anna", "bert"):
+            accounts.add_user(f"{name}@example.org", no_password())
+    settings.write_text(settings.read_text() + f'[accounts]\ndatabase = "{url}"\n')
+    done = run(settings, "stats", "--json")
+    assert [(row["user"], row["spam"], row["ready"]) for row in json.loads(done.stdout)] == [
+        ("anna@example.org", 20, True),
+        ("bert@example.org", 0, False),
+    ]
+    assert not done.stderr
+
+
 def test_stats_of_one_user_tell_corrections_and_outcomes(
     settings: Path, fake: FakeRedis, ledger: SqliteLedger, tmp_path: Path
 ) -> None:
@@ -215,7 +243,7 @@ def test_forget_asks_and_says_what_it_removed(
 def test_forget_removes_calls_that_wait_in_the_drop_folder(
     settings: Path, fake: FakeRedis, tmp_path: Path
 ) -> None:
-    """Else the daemon would learn them once it is back; others' stay, and what is no call."""
+    """Else the daemon would learn them once it is back; others' and what is no call stay."""
     fake.learns("anna", 1, 1)
     drop = tmp_path / "drop"
     drop.mkdir()

@@ -67,6 +67,22 @@ def test_every_section_is_read() -> None:
             "policy.thresholds: x.example: must be a finite number",
         ),
         ('[policy]\nthreshold = "6"\n', "policy.threshold: expected a number, got text in quotes"),
+        (
+            '[lmtp]\nnext_hop = "dovecot"\n',
+            "lmtp.next_hop: must be host:port or unix:/path, not 'dovecot'",
+        ),
+        (
+            "[lmtp]\nrecipient_delimiter = '+\"'\n",
+            'lmtp.recipient_delimiter: must be printable characters other than " @ < >',
+        ),
+        (
+            "[lmtp]\njunk_detail = 'Junk>'\n",
+            'lmtp.junk_detail: must be printable characters other than " \\ < >',
+        ),
+        (
+            '[lmtp]\njunk_detail = "Junk"\nrecipient_delimiter = ""\n',
+            "lmtp.junk_detail: needs lmtp.recipient_delimiter",
+        ),
         ("[policy]\nthreshold = nan\n", "policy.threshold: must be a finite number"),
         (
             "[daemon]\ndeadline_s = 30\n",

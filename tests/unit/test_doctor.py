@@ -433,6 +433,9 @@ class NoRspamd:
 class NoSamples:
     """Must not be given any."""
 
+    def delivered(self, _user: str, _lesson: Lesson) -> int:
+        return 0
+
     async def take(self, *_args: object) -> None:
         pytest.fail("the probe was learned")
 
@@ -470,6 +473,9 @@ def test_a_daemon_with_other_keys_is_found_and_the_probe_taken_back(
     """It took the probe for good mail, and it is dropped before it settles."""
 
     class Samples:
+        def delivered(self, _user: str, _lesson: Lesson) -> int:
+            return 0
+
         async def take(
             self, user: str, lesson: Lesson, digest: str, origin: str, _message: bytes
         ) -> None:
@@ -814,6 +820,8 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         ledger_file = "{tmp_path}/lib/ledger.sqlite"
         [redis]
         url = "unix://{tmp_path}/redis"
+        [accounts]
+        database = "sqlite:///{tmp_path}/accounts"
         """,
         encoding="utf-8",
     )
@@ -829,5 +837,6 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         "rspamd scan",
         "rspamd learn",
         "redis",
+        "users",
     }
     assert list(tmp_path.iterdir()) == [path]

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +23,7 @@ from mailhooks.explain import carried, turn
 from mailhooks.keys import Key, KeyRing, format_keys
 from mailhooks.message import identity, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, decide
+from mailhooks.rspamd import BayesOpinion, RspamdClient
 from mailhooks.score import Course, MilterScore, NoScore, Why, sign
 
 if TYPE_CHECKING:
@@ -143,6 +150,7 @@ def settings(tmp_path: Path) -> Path:
         f'[score]\nkey_file = "{tmp_path}/keys"\n'
         f'[learning]\nledger_file = "{tmp_path}/ledger.sqlite"\n'
         '[rspamd]\nscan_url = "http://127.0.0.1:1"\nlearn_url = "http://127.0.0.1:1"\n'
+        'shared_classifier = "all"\n'
         '[redis]\nurl = ""\n[daemon]\nmax_message_bytes = 100000\n'
     )
     return path
@@ -163,13 +171,42 @@ def test_what_is_known_is_explained_in_plain_lines(settings: Path) -> None:
     assert lines.index(["3.50", "LARGE"]) < lines.index(["-1.25", "AGAINST"])
     assert lines.index(["-1.25", "AGAINST"]) < lines.index(["0.50", "SMALL"])
     assert "verdict:      INBOX: 4.00 = 4.00 < 6.00" in result.stdout
-    assert (
-        "to Junk:      2.00 points more, or Bayes at 62.5% or more, or a threshold of 4.00 or less"
-        in result.stdout
+    found = re.search(
+        r"(?m)^to Junk:      2\.00 points more, or Bayes at ([\d.]+)% or more,"
+        r" or a threshold of 4\.00 or less$",
+        result.stdout,
     )
+    assert found is not None, result.stdout
+    assert points(float(found[1]) / 100) == pytest.approx(2.0, abs=0.05)
     assert "own Bayes:    unavailable; how much it has learned is unknown" in result.stdout
     assert "missing:      no Bayes: Rspamd at http://127.0.0.1:1 cannot be asked" in result.stdout
     assert "missing:      ledger" in result.stdout
+
+
+@pytest.mark.parametrize("probability", [None, 0.25])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_statistics_that_are_silent_are_called_so(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, probability: float | None, as_json: bool
+) -> None:
+    """The user's own may say nothing yet while the shared ones do."""
+
+    async def opinions(*_args: object, **_options: object) -> object:
+        own = None if probability is None else BayesOpinion(0.0, probability)
+        return own, BayesOpinion(2.0, 0.8)
+
+    monkeypatch.setattr(RspamdClient, "check_opinions", opinions)
+    now = int(time.time())
+    raw = DELIVERED + signed(replace(SCORE, time=now))
+    result = run(settings, "-", *(["--json"] if as_json else []), given=raw)
+    assert result.exit_code == 1, result.output
+    if as_json:
+        found = json.loads(result.stdout)["bayes"]
+        assert (found["own"]["probability"], found["shared"]["probability"]) == (probability, 0.8)
+        return
+    said = "silent" if probability is None else "25.0% spam"
+    assert f"own Bayes:    {said}; how much it has learned is unknown" in result.stdout
+    assert "shared Bayes: 80.0% spam; how much" in result.stdout
+    assert "blend:" in result.stdout
 
 
 def test_json_is_one_document_with_every_part(settings: Path) -> None:
@@ -235,3 +272,23 @@ def test_what_cannot_be_explained_is_said(
     assert result.exit_code == status
     assert problem in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_on_a_terminal_it_is_a_table(settings: Path) -> None:
+    """Long lines are folded within their column, and the verdict stands out."""
+    path = settings.parent / "message"
+    path.write_bytes(DELIVERED + signed(replace(SCORE, time=int(time.time()))))
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "mailhooks", "--config", str(settings), "explain", str(path)]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "60"}
+    with subprocess.Popen(command, stdout=inner, env=environment) as running:
+        os.close(inner)
+        shown = b""
+        with contextlib.suppress(OSError), os.fdopen(outer, "rb", buffering=0) as terminal:
+            while part := terminal.read(4096):
+                shown += part
+    assert running.returncode == 1
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown.decode().splitlines()]
+    assert max(map(len, lines)) <= 60
+    assert any(line.split()[:2] == ["verdict", "INBOX:"] for line in lines)
+    assert b"\x1b[1;32mINBOX: 4.00" in shown

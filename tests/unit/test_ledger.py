@@ -288,12 +288,14 @@ SCANNED = RspamdScore(
     score=2.5, required=None, action="no action", course=Course.SCORED, symbols=()
 )
 BAYES = Bayes(3.2, 0.97, own=Opinion(0.99, 8, 9), shared=Opinion(0.8, 900, 800))
+SILENT = Bayes(1.1, 0.8, own=Opinion(None, 1, 0), shared=Opinion(0.8, 900, 800))
 
 
 @pytest.mark.parametrize(
     ("milter", "scan", "bayes", "expected"),
     [
         (CARRIED, None, BAYES, (Source.CARRIED, 4.1, "", "", "", 3.2)),
+        (CARRIED, None, SILENT, (Source.CARRIED, 4.1, "", "", "", 1.1)),
         (
             NoScore(Why.EXPIRED),
             SCANNED,
@@ -307,7 +309,7 @@ BAYES = Bayes(3.2, 0.97, own=Opinion(0.99, 8, 9), shared=Opinion(0.8, 900, 800))
             (Source.NONE, None, "absent", "off", "", 3.2),
         ),
     ],
-    ids=["carried", "scanned", "none"],
+    ids=["carried", "own-silent", "scanned", "none"],
 )
 def test_a_verdict_comes_back_as_it_was_noted(
     ledger: Ledger,

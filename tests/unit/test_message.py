@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mailhooks.message import (
     content_digest,
     identity,
+    is_editable,
     normal_address,
     read_header,
     unfold,
@@ -142,3 +143,31 @@ def test_the_digest_reads_fields_as_the_parser_does(lines: list[tuple[bytes, byt
     """Only faster: folds, blanks before the colon, odd line ends, text that is no field."""
     message = b"".join(line + end for line, end in lines)
     assert content_digest(message) == digest_of_a_parsed_header(message)
+
+
+@pytest.mark.parametrize(
+    ("header", "editable"),
+    [
+        (b"A: b\r\nC:d\r\n", True),
+        (b"A: b\nC : d\n e\n", True),
+        (b" fold\r\nA: b\r\n", True),
+        (b": no name\r\nA: b\r\n", True),
+        (b"From x@y Mon Nov 23 10:00:00 2026\nA: b\n", True),
+        (b"A: " + b"x" * 5000 + b"\r\n", True),
+        (b"X" * 900 + b": y\r\n", True),
+        (b"", True),
+        (b"no colon\r\nA: b\r\n", False),
+        (b"A: b\nno colon\n fold: x\n", False),
+        (b"A: b\r\nlast", False),
+        (b"X" * 1001 + b": y\r\n", False),
+        (b"A: b\r\n" + b"X" * 998 + b"\r\n XX: y\r\n", False),
+    ],
+)
+@pytest.mark.parametrize("body", [b"\r\nno colon\r\n", b"\nx\n", b""])
+def test_a_header_with_a_line_that_is_no_field_is_not_edited(
+    header: bytes, editable: bool, body: bytes
+) -> None:
+    """Whatever the body looks like, and however long the values are."""
+    if header == b"A: b\r\nlast" and body:
+        header += b"\r\n"
+    assert is_editable(header + body) is editable

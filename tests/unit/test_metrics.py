@@ -461,7 +461,7 @@ async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
         cast("Samples", None),
         score=ScoreSettings(),
         policy=PolicySettings(full_scan=False),
-        learning=LearningSettings(),
+        learning=LearningSettings(learn_on_delivery="off"),
         deadline_s=5.0,
         mail_uids=frozenset({1}),
     )

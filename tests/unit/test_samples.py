@@ -20,8 +20,8 @@ from mailhooks.errors import (
     SpoolError,
     StatisticsError,
 )
-from mailhooks.ledger import Ledger, Outcome, SqliteLedger
-from mailhooks.lesson import Lesson
+from mailhooks.ledger import Answer, Ledger, Outcome, SqliteLedger
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.rspamd import LearnResult, LearnStatus, RspamdClient
 from mailhooks.spool import Entry, Label, Spool
 
@@ -59,6 +59,9 @@ def group(letters: str) -> list[Entry]:
         # Ham on delivery, then the user's word.
         *[(case, SPAM) for case in ("DH MS", "DH KS", "DH MS KS")],
         *[(case, HAM) for case in ("DH MS MH", "DH KS KH", "DH KS MS KH MH")],
+        # Delivered again after the user's word.
+        *[(case, SPAM) for case in ("MS DH", "DH MS DH", "DS MS DH")],
+        ("DS MH", HAM),
     ],
 )
 def test_what_a_group_of_samples_teaches(samples: str, expected: Lesson | None) -> None:
@@ -136,7 +139,12 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 SETTINGS = LearningSettings(
-    settle_s=0.0, retry_first_s=0.001, retry_cap_s=0.002, connections=2, rescan_s=0.005
+    settle_s=0.0,
+    delivery_settle_s=0.0,
+    retry_first_s=0.001,
+    retry_cap_s=0.002,
+    connections=2,
+    rescan_s=0.005,
 )
 
 
@@ -153,8 +161,9 @@ async def running(
     clock: Callable[[], float] | None = None,
     open_ledger: Callable[[], Ledger] | None = None,
     count: Callable[[str, Lesson], int] | None = None,
+    *,
+    has_shared: bool = False,
 ) -> AsyncIterator[Samples]:
-    extra = {"clock": clock} if clock else {}
     spool = Spool(folder)
     with contextlib.suppress(SpoolError):
         spool.prepare()
@@ -164,8 +173,9 @@ async def running(
         cast("RspamdClient", rspamd),
         settings,
         count=count,
+        has_shared=has_shared,
+        clock=clock or time.time,
         rng=random.Random(1),
-        **extra,
     )
     worker = asyncio.create_task(samples.run())
     try:
@@ -187,16 +197,16 @@ async def test_a_sample_is_learned_once_and_leaves_the_spool(
     assert list((tmp_path / "new").iterdir()) == []
 
 
-async def test_a_users_word_is_learned_even_where_the_statistics_agree(
+async def test_lessons_are_learned_even_where_some_statistics_agree(
     tmp_path: Path, rspamd: FakeRspamd
 ) -> None:
-    """Rspamd's learn condition is passed by for a move, and kept for a delivery."""
+    """Rspamd's learn condition looks at whichever classifier spoke last, others' too."""
     async with running(tmp_path, rspamd) as samples:
         await samples.take("ann", SPAM, "d1", "move", b"one")
         await until(lambda: samples.waiting == 0)
         await samples.take("ann", HAM, "d2", "delivery", b"two")
         await until(lambda: samples.waiting == 0)
-    assert rspamd.bulk == [True, False]
+    assert rspamd.bulk == [True, True]
 
 
 async def test_samples_of_an_earlier_run_are_learned(tmp_path: Path, rspamd: FakeRspamd) -> None:
@@ -483,3 +493,99 @@ async def test_nothing_of_a_user_is_learned_while_redis_cannot_be_asked(
         await samples.take("ann", SPAM, "d1", "move", b"one")
         await until(lambda: samples.waiting == 0)
     assert rspamd.learned == [("ann", SPAM, b"one")]
+
+
+DELIVERY_SETTINGS = msgspec.structs.replace(SETTINGS, settle_s=30.0, delivery_settle_s=3600.0)
+
+
+async def test_a_delivery_waits_longer_and_the_users_word_does_not_wait_with_it(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """A move within the delivery's settle time is learned as soon as it has settled itself."""
+    clock = Clock()
+    async with running(tmp_path, rspamd, DELIVERY_SETTINGS, clock) as samples:
+        await samples.take("ann", HAM, "d1", "delivery", b"one")
+        await samples.take("ann", HAM, "d2", "delivery", b"two")
+        assert samples.delivered("ann", HAM) == 2
+        clock.now += 100
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        clock.now += 31
+        await samples.take("bob", SPAM, "d3", "move", b"three")  # wakes the worker
+        await until(lambda: samples.waiting == 2)
+        assert rspamd.learned == [("ann", SPAM, b"one")]
+        assert samples.delivered("ann", HAM) == 1
+        clock.now += 3600
+        await samples.take("bob", SPAM, "d4", "move", b"four")
+        await until(lambda: ("ann", HAM, b"two") in rspamd.learned)
+        await until(lambda: samples.delivered("ann", HAM) == 0)
+
+
+async def test_a_delivery_does_not_overrule_the_users_own_word(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """The same message delivered again, to INBOX, stays what the user called it."""
+    async with running(tmp_path, rspamd) as samples:
+        await samples.take("ann", SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+        await samples.take("ann", HAM, "d1", "delivery", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert rspamd.learned == [("ann", SPAM, b"one")]
+
+
+async def test_what_users_agree_about_teaches_the_shared_statistics_once(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """One user alone teaches nobody else; more than enough change nothing."""
+    shared = (SHARED_USER, SPAM, b"one")
+    async with running(tmp_path, rspamd, has_shared=True) as samples:
+        for user in ("ann", "bob", "cid"):
+            await samples.take(user, SPAM, "d1", "move", b"one")
+            await until(lambda: not [*(tmp_path / "new").iterdir()] and samples.waiting == 0)
+            assert rspamd.learned.count(shared) == (user != "ann")
+    assert rspamd.learned.count(shared) == 1
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_where_users_differ_the_shared_statistics_follow_the_greater_number(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Two against two leave it as it was."""
+    async with running(tmp_path, rspamd, has_shared=True) as samples:
+        for user, lesson in (("a", SPAM), ("b", SPAM), ("c", HAM), ("d", HAM), ("e", HAM)):
+            await samples.take(user, lesson, "d1", "move", b"one")
+            await until(lambda: not [*(tmp_path / "new").iterdir()] and samples.waiting == 0)
+    assert [lesson for who, lesson, _ in rspamd.learned if who == SHARED_USER] == [SPAM, HAM]
+    assert [who for who, _, _ in rspamd.learned if who != SHARED_USER] == list("abcde")
+
+
+async def test_without_shared_statistics_nothing_is_taught_to_them(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """However many users agree."""
+    async with running(tmp_path, rspamd) as samples:
+        for user in ("ann", "bob", "cid"):
+            await samples.take(user, SPAM, "d1", "move", b"one")
+        await until(lambda: samples.waiting == 0)
+    assert {who for who, _, _ in rspamd.learned} == {"ann", "bob", "cid"}
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_the_worker_prunes_the_ledger_by_age(tmp_path: Path, rspamd: FakeRspamd) -> None:
+    """What was taught longer ago than learning.keep_days is forgotten, and nothing else."""
+    ledger = SqliteLedger(tmp_path / "ledger")
+    now = time.time()
+    for digest, days in (("old", SETTINGS.keep_days + 1), ("young", SETTINGS.keep_days - 1)):
+        ledger.record(
+            Answer(
+                user="ann",
+                digest=digest,
+                lesson=SPAM,
+                outcome=Outcome.LEARNED,
+                origin="move",
+                time=now - days * 86400,
+            )
+        )
+    async with running(tmp_path, rspamd):
+        await until(lambda: ledger.taught("ann", "old") is None)
+    assert ledger.taught("ann", "young") is not None
+    ledger.close()

@@ -475,6 +475,19 @@ async def test_a_cancelled_run_leaves_marks_for_what_was_under_way(
     assert evidence.asked
 
 
+async def test_a_changed_mind_whose_answer_was_lost_is_counted_once(
+    teacher: Teacher, rspamd: FakeRspamd, ledger: SqliteLedger
+) -> None:
+    """It took one of the other class back, although nothing was confirmed."""
+    await Run(teacher).batch.run(stream(task()))
+    loses_answers(rspamd, 1)
+    run = Run(teacher)
+    await run.batch.run(stream(task(lesson=Lesson.HAM)))
+    assert rspamd.counts == {Lesson.SPAM: 0, Lesson.HAM: 1}
+    assert len(rspamd.asked) == 2
+    assert ledger.counts()[ANNA].ham == 1
+
+
 async def test_a_round_is_of_one_class(teacher: Teacher, rspamd: FakeRspamd) -> None:
     """Or counts could not tell how many of which were learned."""
     tasks = [task(number, Lesson.SPAM if number < 5 else Lesson.HAM) for number in range(10)]

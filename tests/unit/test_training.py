@@ -66,6 +66,12 @@ def test_balanced_learns_spam_only_from_what_the_milter_score_condemns() -> None
     assert trains(Mode.BALANCED, by_bayes) is None
 
 
+def test_balanced_trains_ham_alone_if_spam_is_not_wanted() -> None:
+    """What the milter score condemns then waits for a person's word."""
+    assert trains(Mode.BALANCED, CONDEMNED, spam_too=False) is None
+    assert trains(Mode.BALANCED, GOOD, spam_too=False) is Lesson.HAM
+
+
 def test_balanced_needs_a_verified_score() -> None:
     """What nobody has judged may be anything."""
     assert trains(Mode.BALANCED, replace(GOOD, milter=None)) is None

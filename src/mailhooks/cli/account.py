@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import click
 from mailhooks.account import Account, Limits, Part
 from mailhooks.cli import common, lessons
 from mailhooks.cli.tally import Tally, finish
+from mailhooks.directory import known_users
 from mailhooks.doveadm import Doveadm
 from mailhooks.errors import DoveadmError
 
@@ -25,7 +24,12 @@ if TYPE_CHECKING:
 user_option = click.option(
     "--user", "-u", type=common.user_name, metavar="USER", help="Whose account is read."
 )
-all_option = click.option("--all", "everybody", is_flag=True, help="Every user Dovecot lists.")
+all_option = click.option(
+    "--all",
+    "everybody",
+    is_flag=True,
+    help="Every user of this host: of [accounts] database, or else those Dovecot lists.",
+)
 since_option = click.option(
     "--since",
     type=common.moment,
@@ -68,9 +72,11 @@ def retrain(
 ) -> None:
     """Teach statistics from live accounts: Junk as spam, read mail in INBOX and Archive as ham.
 
-    Says first, by mailbox, what there is to learn; with --dry-run that is all it does. What was
-    taught before is passed over. Mail marked as deleted is left out, and so is mail whose junk
-    keyword contradicts its mailbox. Exit status as for learn.
+    Says first, by mailbox, what there is to look at. What was taught before is passed over; with
+    --dry-run mail is read and compared with the ledger, and nothing is taught. Mail marked as
+    deleted is left out, and so is mail whose junk keyword contradicts its mailbox.
+
+    Exits like learn, but with 0 if there is nothing worse than mail that Rspamd refuses for good.
     """
     common.one_user_or_all(user, everybody)
     settings = common.loaded(ctx)
@@ -81,15 +87,14 @@ def retrain(
         most=most,
         balance=balance,
     )
-    if dry_run:
-        _show_plans(settings, user, limits, as_json=as_json)
-        return
+    plans: dict[str, list[dict[str, Any]]] = {}
 
     async def tasks(_ledger: Ledger, tally: Tally) -> AsyncGenerator[Task, None]:
         async for account in _accounts(settings, user):
             try:
                 plan = await account.retrain_plan(limits)
                 _say_plan(account.name, plan)
+                plans[account.name] = [_part_as_json(part) for part in plan if part.found]
                 tally.expect(sum(len(part.found) for part in plan))
                 async with aclosing(account.tasks(plan)) as found:
                     async for task in found:
@@ -98,7 +103,8 @@ def retrain(
                 tally.problems.append(f"{account.name}: {error}")
             tally.problems += account.problems
 
-    _run(settings, tasks, "retrain", dry_run=False, connections=connections, as_json=as_json)
+    tally = _run(settings, tasks, "retrain", dry_run=dry_run, connections=connections)
+    finish(tally, as_json=as_json, with_places=True, more={"users": plans})
 
 
 @click.command(epilog="Example: mailhooks reconcile --all --dry-run")
@@ -124,7 +130,9 @@ def reconcile(
     What lies in Junk and was not learned as spam is learned as spam. What was learned as spam and
     now lies elsewhere, Trash, Sent and Drafts left out, is learned as ham. For the latter all mail
     is read and compared with the ledger, unless --since says that less will do. Samples that wait
-    in the spool are left to the daemon. Exit status as for learn.
+    in the spool are left to the daemon.
+
+    Exits like learn, but with 0 if there is nothing worse than mail that Rspamd refuses for good.
     """
     common.one_user_or_all(user, everybody)
     settings = common.loaded(ctx)
@@ -145,7 +153,8 @@ def reconcile(
                 tally.problems.append(f"{account.name}: {error}")
             tally.problems += account.problems
 
-    _run(settings, tasks, "reconcile", dry_run=dry_run, connections=connections, as_json=as_json)
+    tally = _run(settings, tasks, "reconcile", dry_run=dry_run, connections=connections)
+    finish(tally, as_json=as_json, with_places=True)
 
 
 def _run(
@@ -155,53 +164,18 @@ def _run(
     *,
     dry_run: bool,
     connections: int,
-    as_json: bool,
-) -> None:
-    tally = lessons.run(
+) -> Tally:
+    return lessons.run(
         settings, tasks, origin=origin, dry_run=dry_run, connections=connections, by_hand=False
     )
-    finish(tally, as_json=as_json, with_places=True)
 
 
 async def _accounts(settings: Settings, user: str | None) -> AsyncGenerator[Account, None]:
     doveadm = Doveadm(settings.doveadm.command)
     roles = settings.mailboxes.roles()
-    for name in [user] if user else await doveadm.users():
+    names = [user] if user else await known_users(settings.accounts, settings.doveadm)
+    for name in names:
         yield Account(doveadm, name, roles, settings.doveadm.ham_mailboxes)
-
-
-def _show_plans(settings: Settings, user: str | None, limits: Limits, *, as_json: bool) -> None:
-    started = time.monotonic()
-
-    async def plans() -> tuple[dict[str, list[Part]], list[str]]:
-        found: dict[str, list[Part]] = {}
-        problems: list[str] = []
-        async for account in _accounts(settings, user):
-            try:
-                found[account.name] = await account.retrain_plan(limits)
-            except DoveadmError as error:
-                problems.append(f"{account.name}: {error}")
-            if not as_json and account.name in found:
-                _say_plan(account.name, found[account.name], err=False)
-        return found, problems
-
-    found, problems = asyncio.run(plans())
-    if as_json:
-        users = {
-            name: [_part_as_json(part) for part in plan if part.found]
-            for name, plan in found.items()
-        }
-        common.print_json({"dry_run": True, "users": users, "problems": problems})
-    else:
-        count = sum(len(part.found) for plan in found.values() for part in plan)
-        click.echo(
-            f"{common.plural(count, 'message')} in {time.monotonic() - started:.1f} s; what was "
-            "taught before would be passed over. Nothing was taught: dry run."
-        )
-    for problem in problems:
-        click.echo(f"cannot be read: {problem}", err=True)
-    if problems:
-        click.get_current_context().exit(common.EXIT_INCOMPLETE)
 
 
 def _part_as_json(part: Part) -> dict[str, Any]:
@@ -212,11 +186,11 @@ def _part_as_json(part: Part) -> dict[str, Any]:
     }
 
 
-def _say_plan(name: str, plan: list[Part], *, err: bool = True) -> None:
-    click.echo(name, err=err)
+def _say_plan(name: str, plan: list[Part]) -> None:
+    click.echo(name, err=True)
     parts = [part for part in plan if part.found]
     for part in parts:
         line = f"  {len(part.found):6} as {part.lesson.value:4}  {part.mailbox.name}"
-        click.echo(line, err=err)
+        click.echo(line, err=True)
     if not parts:
-        click.echo("       nothing to learn", err=err)
+        click.echo("       nothing to learn", err=True)

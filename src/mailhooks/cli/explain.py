@@ -291,7 +291,7 @@ def _symbol_rows(score: RspamdScore) -> Iterator[Row]:
 def _bayes_rows(explanation: Explanation) -> Iterator[Row]:
     bayes = explanation.verdict.bayes
     opinion = bayes if isinstance(bayes, Bayes) else None
-    no_opinion = bayes.why.value if isinstance(bayes, NoBayes) else "no opinion"
+    no_opinion = bayes.why.value if isinstance(bayes, NoBayes) else "silent"
     own, shared = opinions(explanation.verdict)
     yield "own Bayes", _statistic_text(explanation.own, own, no_opinion)
     if explanation.shared is not None:
@@ -304,7 +304,8 @@ def _bayes_rows(explanation: Explanation) -> Iterator[Row]:
 
 
 def _statistic_text(statistic: Statistic, opinion: Opinion | None, no_opinion: str) -> str:
-    said = no_opinion if opinion is None else f"{opinion.probability:.1%} spam"
+    probability = None if opinion is None else opinion.probability
+    said = no_opinion if probability is None else f"{probability:.1%} spam"
     learned = statistic.learned
     if learned is None:
         return f"{said}; how much it has learned is unknown"

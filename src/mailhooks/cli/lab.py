@@ -33,17 +33,27 @@ def up() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     started = time.monotonic()
-    host = Lab(aliases={"postmaster": "alice"}, learn_on_delivery="all", settle_s=1.0)
+    host = Lab(
+        aliases={"postmaster": "alice", "team": ["alice", "bob", "carol"]},
+        learn_on_delivery="all",
+        settle_s=1.0,
+    )
     try:
         with host:
             click.echo(f"The lab is up after {time.monotonic() - started:.1f} s in {host.root}\n")
-            click.echo(f"IMAP  {ADDRESS}:{host.imap_port}  (no TLS, plain login)")
-            click.echo(f"SMTP  {ADDRESS}:{host.smtp_port}  (no TLS, no login)\n")
+            click.echo(f"IMAPS       {ADDRESS}:{host.imaps_port}  (TLS, login)")
+            click.echo(f"IMAP        {ADDRESS}:{host.imap_port}  (STARTTLS, login)")
+            click.echo(f"submission  {ADDRESS}:{host.submission_port}  (STARTTLS, login)")
+            click.echo(f"SMTP        {ADDRESS}:{host.smtp_port}  (from other hosts)\n")
             for user in host.users.values():
                 click.echo(f"user {user.address}   password {user.password}")
-            for alias, address in host.aliases.items():
-                click.echo(f"{alias} is an alias of {address}")
-            click.echo(f"\nLogs are in {host.root}/log. Ctrl-C stops and removes everything.")
+            for alias, addresses in host.aliases.items():
+                click.echo(f"{alias} leads to {', '.join(addresses)}")
+            click.echo(f"\nClients must trust {host.ca_file}.")
+            click.echo(f"Accounts: mailcfg --db {host.database_url} lsuser")
+            click.echo(f"What leaves the host goes to {host.departed_dir}, signed by the key of\n")
+            click.echo(f"{host.dkim_record}\n")
+            click.echo(f"Logs are in {host.root}/log. Ctrl-C stops and removes everything.")
             while True:
                 signal.pause()
     except KeyboardInterrupt:
@@ -74,7 +84,8 @@ def demo(mail: Path | None, seed: int) -> None:
     console.print(_verdicts(outcome))
     say(
         "Without mailhooks Rspamd judges once for all recipients, with the statistics of the "
-        "first. The same newsletter, asked of the same Rspamd the way its own milter asks:"
+        "first, and an alias has none. The same newsletter, asked of the same Rspamd the way its "
+        "own milter asks:"
     )
     console.print(_stock_verdicts(outcome))
     wrong = story.failures(outcome)

@@ -60,7 +60,7 @@ def run(
         dry_run: ask nobody, teach nothing.
         connections: tasks at once.
         by_hand: a person named these very messages: refused ones are tried
-            again, and samples in the spool do not count.
+            again and are a failure, and samples in the spool do not count.
         on_stop: called on Ctrl-C, to end a read that waits for input.
     """
     return asyncio.run(
@@ -68,7 +68,7 @@ def run(
             settings,
             tasks,
             origin=origin,
-            tally=Tally(dry_run=dry_run),
+            tally=Tally(dry_run=dry_run, refusals_fail=by_hand),
             connections=connections,
             by_hand=by_hand,
             on_stop=on_stop,
@@ -147,7 +147,9 @@ def _evidence_in(settings: Settings, rspamd: RspamdClient) -> Evidence | None:
         # Seldom needed, and its library takes a while to import.
         from mailhooks.statistics import Statistics
 
-        return Statistics(redis.url, redis.key_prefix, timeout_s=TIMEOUT_S)
+        return Statistics(
+            redis.url, redis.key_prefix, shared_key=redis.shared_key, timeout_s=TIMEOUT_S
+        )
 
     return Evidence(rspamd, opened) if redis.url else None
 

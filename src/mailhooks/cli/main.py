@@ -16,7 +16,9 @@ LEVELS = ("debug", "info", "warning", "error")
 MODULE_OF = {
     "serve": "services",
     "milter": "services",
+    "lmtp": "services",
     "check-config": "services",
+    "install-hooks": "hooks",
     "lab": "lab",
     "learn": "teach",
     "retrain": "account",

@@ -1,4 +1,4 @@
-"""Commands that run the services: ``serve``, ``milter``, ``check-config``."""
+"""Commands that run the services: ``serve``, ``milter``, ``lmtp``, ``check-config``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,20 @@ def milter(config_path: Path) -> None:
 
     settings = config.load(config_path)
     run(settings.milter.socket, load_keys(settings.score.key_file), settings.milter.timeout_s)
+
+
+@click.command()
+@click.pass_obj
+def lmtp(config_path: Path) -> None:
+    """Give verdicts between Postfix and any LMTP server, where Dovecot's Sieve cannot ask.
+
+    Takes mail by LMTP, asks `mailhooks serve` for each recipient's verdict, and hands each copy
+    with its headers to the LMTP server that stores mail ([lmtp] next_hop).
+    """
+    from mailhooks.lmtp import serve as run
+
+    settings = config.load(config_path)
+    asyncio.run(run(settings.lmtp, settings.daemon))
 
 
 @click.command("check-config")

@@ -32,6 +32,7 @@ class Tally:
     """What has become of the messages so far."""
 
     dry_run: bool = False
+    refusals_fail: bool = True
     done: Counter[Done] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     places: defaultdict[tuple[str, str, Lesson], Counter[Done]] = field(
@@ -67,10 +68,15 @@ class Tally:
 
     @property
     def exit_code(self) -> int:
-        """0 if everything is learned or known, 130 after Ctrl-C, else 1."""
+        """0 if everything is learned or known, 130 after Ctrl-C, else 1.
+
+        What Rspamd refuses for good is a failure to a person who named that very message. It
+        is none to a command that goes through an account every night.
+        """
         if self.interrupted:
             return common.EXIT_INTERRUPTED
-        incomplete = self.done[Done.REFUSED] or self.problems or self.error
+        refused = self.refusals_fail and self.done[Done.REFUSED]
+        incomplete = refused or self.problems or self.error
         return common.EXIT_INCOMPLETE if incomplete else 0
 
     def as_json(self) -> dict[str, Any]:
@@ -95,10 +101,12 @@ class Tally:
         }
 
 
-def finish(tally: Tally, *, as_json: bool, with_places: bool) -> None:
-    """Print the summary, and exit with a status that says how it went."""
+def finish(
+    tally: Tally, *, as_json: bool, with_places: bool, more: dict[str, Any] | None = None
+) -> None:
+    """Print the summary, with more in JSON, and exit with a status that says how it went."""
     if as_json:
-        common.print_json(tally.as_json())
+        common.print_json(tally.as_json() | (more or {}))
     else:
         if with_places and tally.places:
             _print_places(tally)

@@ -16,7 +16,7 @@ import click
 from mailhooks.cli import common, lessons
 from mailhooks.cli.tally import Tally, finish
 from mailhooks.errors import SourceError
-from mailhooks.lesson import Lesson
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.source import iter_messages
 from mailhooks.teacher import Task
 
@@ -40,9 +40,9 @@ _READ_AT_ONCE_BYTES = 256 * 1024
     "-u",
     type=common.user_name,
     metavar="USER",
-    required=True,
     help="Whose statistics learn.",
 )
+@click.option("--shared", is_flag=True, help="The statistics that all users share learn.")
 @lessons.dry_run_option
 @lessons.connections_option
 @common.json_option
@@ -52,12 +52,13 @@ def learn(
     *,
     lesson: str,
     paths: tuple[str, ...],
-    user: str,
+    user: str | None,
+    shared: bool,
     dry_run: bool,
     connections: int,
     as_json: bool,
 ) -> None:
-    """Teach one user's statistics that messages are spam, or ham.
+    """Teach one user's statistics, or the shared ones, that messages are spam, or ham.
 
     PATH is a message, a folder of messages, a Maildir, an mbox or a tar archive, compressed or
     not; - is standard input. What the user was taught before is passed over, so the same command
@@ -67,11 +68,16 @@ def learn(
     the command was wrong, 130 after Ctrl-C.
     """
     settings = common.loaded(ctx)
+    if shared is (user is not None):
+        raise click.UsageError("say whose statistics learn: --user USER, or --shared")
+    if shared and not settings.rspamd.shared_classifier:
+        raise click.UsageError("there are no shared statistics: rspamd.shared_classifier is empty")
+    pupil = SHARED_USER if user is None else user.lower()
     _see_that_all_exist(paths)
     stdin = _StandardInput()
 
     def tasks(_ledger: Ledger, tally: Tally) -> AsyncGenerator[Task, None]:
-        return _tasks(paths, user.lower(), Lesson(lesson), stdin, tally)
+        return _tasks(paths, pupil, Lesson(lesson), stdin, tally)
 
     tally = lessons.run(
         settings,

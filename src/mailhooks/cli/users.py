@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from contextlib import suppress
@@ -11,7 +12,8 @@ import click
 
 from mailhooks.cli import common
 from mailhooks.cli.verdicts import rate_text, rates_json, rates_lines
-from mailhooks.errors import ProtocolError, SpoolError
+from mailhooks.directory import known_users
+from mailhooks.errors import AccountsError, DoveadmError, ProtocolError, SpoolError
 from mailhooks.ledger import WEEK_S, Counts
 from mailhooks.spool import Spool
 
@@ -41,12 +43,13 @@ _SHARED_CACHE = (
 def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) -> None:
     """Show what users have taught, and whether Rspamd uses it yet.
 
+    Those who have taught nothing are shown too, if [accounts] database or Dovecot lists them.
     Rspamd's Bayes says nothing before it has learned redis.min_learns messages of each class:
     until then a user is told how many are missing. A correction is a message that was taught as
     the opposite before. How much good mail went to Junk, and spam to INBOX, is what the user
     moved: mail that was never corrected counts as right.
     """
-    from mailhooks.statistics import Statistics
+    from mailhooks.statistics import Learned, Statistics
 
     settings = common.loaded(ctx)
     since = time.time() - weeks * WEEK_S
@@ -56,13 +59,21 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         waiting.update(each.label.user for each in Spool(settings.daemon.spool_dir).entries())
     with (
         common.opened_ledger(settings.learning) as ledger,
-        Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
+        Statistics(
+            settings.redis.url, settings.redis.key_prefix, shared_key=settings.redis.shared_key
+        ) as statistics,
     ):
-        counts, rates = ledger.counts(name, since=since), ledger.rates(name, since=since)
-        names = [name] if name else sorted({*counts, *rates, *statistics.users(), *waiting})
+        counts = ledger.counts(name, since=since)
+        taught = {name} if name else set(statistics.users())
+        rates = ledger.rates(name, since=since)
+        listed = set() if name else _listed(settings)
+        names = [name] if name else sorted({*counts, *rates, *taught, *waiting, *listed})
         rows = [
             {"user": each}
-            | _state(statistics.learned(each), settings.redis.min_learns)
+            | _state(
+                statistics.learned(each) if each in taught else Learned(0, 0),
+                settings.redis.min_learns,
+            )
             | _history(counts.get(each, Counts()), weeks)
             | {"verdicts": rates_json(rates.get(each, {}), weeks), "waiting": waiting[each]}
             for each in names
@@ -75,6 +86,16 @@ def stats(ctx: click.Context, *, user: str | None, weeks: int, as_json: bool) ->
         _print_all(rows)
     else:
         click.echo("Nobody has taught anything yet.")
+
+
+def _listed(settings: Settings) -> set[str]:
+    """Every user of this host, as Rspamd spells them; nobody if they cannot be listed."""
+    try:
+        users = asyncio.run(known_users(settings.accounts, settings.doveadm))
+    except (AccountsError, DoveadmError) as error:
+        click.echo(f"not shown: who has taught nothing, since {error}", err=True)
+        return set()
+    return {user.lower() for user in users}
 
 
 def _state(learned: Learned, min_learns: int) -> dict[str, Any]:
@@ -170,7 +191,9 @@ def forget(ctx: click.Context, *, user: str, learn_cache: bool, yes: bool, as_js
     spool = Spool(settings.daemon.spool_dir)
     with (
         common.opened_ledger(settings.learning) as ledger,
-        Statistics(settings.redis.url, settings.redis.key_prefix) as statistics,
+        Statistics(
+            settings.redis.url, settings.redis.key_prefix, shared_key=settings.redis.shared_key
+        ) as statistics,
     ):
         learned = statistics.learned(name)
         known = ledger.counts(name).get(name, Counts())

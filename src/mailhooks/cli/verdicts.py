@@ -126,19 +126,14 @@ def _print(user: str, begin: float, found: Tuning) -> None:
     marks = {found.now.threshold: "now"}
     if best is not None:
         marks[best.threshold] = "now, and best" if best == found.now else "best"
-    common.table(
-        ["threshold", "ham in Junk", "spam in INBOX", ""],
-        [
-            [
-                f"{each.threshold:.2f}",
-                str(each.ham_in_junk),
-                str(each.spam_in_inbox),
-                marks.get(each.threshold, ""),
-            ]
-            for each in found.trials
-        ],
-        {0, 1, 2},
-    )
+    rows, before = [], ["", ""]
+    for each in found.trials:
+        figures = [str(each.ham_in_junk), str(each.spam_in_inbox)]
+        mark = marks.get(each.threshold, "")
+        if mark or figures != before:  # else it does as the one above
+            rows.append([f"{each.threshold:.2f}", *figures, mark])
+        before = figures
+    common.table(["threshold", "ham in Junk", "spam in INBOX", ""], rows, {0, 1, 2})
     if best is None:
         click.echo(f"Too few corrections to say which is best: it takes {ENOUGH_CORRECTIONS}.")
     else:

@@ -12,13 +12,12 @@ from prometheus_client import Counter, Histogram
 from mailhooks.daemon.judge import Judge
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import SpoolError
-from mailhooks.ledger import Decision
-from mailhooks.lesson import Lesson
-from mailhooks.message import content_digest, normal_address, read_header
+from mailhooks.ledger import DELIVERY, Decision
+from mailhooks.lesson import PROBE_USER, Lesson
+from mailhooks.message import content_digest, is_editable, normal_address, read_header
 from mailhooks.policy import (
     Bayes,
     Folder,
-    NoBayes,
     NoBayesWhy,
     NoScan,
     NoScanWhy,
@@ -33,6 +32,7 @@ from mailhooks.score import (
     received_ids,
     verify,
 )
+from mailhooks.training import Delivery, Mode, trains
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,12 @@ log = logging.getLogger("mailhooks.classify")
 
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
+
+SMALL_BYTES = 1024 * 1024
+"""The digest of a message up to this size takes some milliseconds."""
+
+WEIGHTS_TIMEOUT_S = 0.25
+"""Whether a delivery trains is not worth a longer wait for the counts."""
 
 VERDICTS = Counter(
     "mailhooks_verdicts_total",
@@ -105,10 +111,10 @@ class Classifier:
         rspamd: asked for one user's Bayes alone.
         keys: any of them may have signed the carried score.
         weights: how much each set of statistics has learned.
-        samples: takes good mail as ham, if the settings say so.
+        samples: takes deliveries that train, if the settings say so.
         score: how far a carried score is believed.
         policy: thresholds, and what stands in for a missing score.
-        learning: whether a delivery teaches.
+        learning: which deliveries train.
         deadline_s: seconds within which every call is answered.
         mail_uids: uids that may speak for any user.
         shared: whether Rspamd keeps statistics that all users share.
@@ -133,10 +139,12 @@ class Classifier:
         note: Callable[[Decision], None] = lambda _: None,
     ) -> None:
         self._judge = Judge(rspamd, weights, policy, shared=shared)
+        self._weights = weights
         self._keys = keys
         self._samples = samples
         self._score = score
-        self._learning = learning
+        self._mode = Mode(learning.learn_on_delivery)
+        self._spam_too = learning.spam_on_delivery
         self._deadline_s = deadline_s
         self._mail_uids = mail_uids
         self._clock = clock
@@ -145,7 +153,8 @@ class Classifier:
     async def answer(self, call: ScriptCall) -> bytes:
         """The verdict for Sieve, three words: folder, score, and the text of X-Spam-Status.
 
-        The folder is ``inbox`` or ``junk``, the score ``verified`` or ``none``.
+        The folder is ``inbox`` or ``junk``; the score ``verified`` or ``none``, with ``broken-``
+        before it if Sieve must leave the header alone: :func:`mailhooks.message.is_editable`.
 
         Raises:
             ProtocolError: the caller may not speak for the user it names.
@@ -165,19 +174,61 @@ class Classifier:
             recipient=call.env.get("RECIPIENT"),
             timeout_s=left_s,
         )
-        if self._teaches(verdict):
-            await self._teach_ham(call.message, user, deadline - loop.time())
-        queue_id, digest, now = self._queue_id(header), content_digest(call.message), self._clock()
-        self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
+        queue_id, now = self._queue_id(header), self._clock()
+        digest = await self._digest(call.message, user, deadline - loop.time())
+        lesson = await self._lesson(user, verdict)
+        if lesson is not None and digest is not None:
+            await self._keep(call.message, user, lesson, digest, deadline - loop.time())
+        if user != PROBE_USER and digest is not None:
+            self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
         self._log(user, queue_id, verdict)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
+        if not is_editable(call.message):
+            log.warning(
+                "%s: user=%s: a line in the header is no field: left as it is", queue_id, user
+            )
+            score = f"broken-{score}"
         return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
 
-    def _teaches(self, verdict: Verdict) -> bool:
-        if self._learning.learn_on_delivery == "confident":
-            return _is_surely_ham(verdict)
-        return self._learning.learn_on_delivery == "all" and verdict.folder is Folder.INBOX
+    async def _digest(self, message: bytes, user: str, left_s: float) -> str | None:
+        """The digest of a message; None if there is no time for that of a large one."""
+        if len(message) <= SMALL_BYTES:
+            return content_digest(message)
+        try:
+            # Other deliveries would notice how long this takes.
+            async with asyncio.timeout(left_s / 2):
+                return await asyncio.to_thread(content_digest, message)
+        except TimeoutError:
+            log.warning("user=%s: no time for a digest: nothing is noted or learned", user)
+            return None
+
+    async def _lesson(self, user: str, verdict: Verdict) -> Lesson | None:
+        """What the delivery teaches, once it has been left alone for a while."""
+        bayes, milter = verdict.bayes, verdict.milter
+        # Rspamd that was not there leaves open whether there is anything to learn.
+        was_asked = isinstance(bayes, Bayes) or bayes.why is NoBayesWhy.NO_OPINION
+        if self._mode is Mode.OFF or not (was_asked or self._mode is Mode.ALL):
+            return None
+        known = await self._weights.of(user, WEIGHTS_TIMEOUT_S)
+        spam, ham = (
+            known[lesson] + self._samples.delivered(user, lesson)
+            for lesson in (Lesson.SPAM, Lesson.HAM)
+        )
+        scored = isinstance(milter, MilterScore) and milter.course is Course.SCORED
+        return trains(
+            self._mode,
+            Delivery(
+                is_junk=verdict.folder is Folder.JUNK,
+                probability=bayes.probability if isinstance(bayes, Bayes) else None,
+                milter=milter.score if isinstance(milter, MilterScore) and scored else None,
+                threshold=verdict.threshold,
+                points=bayes.score if isinstance(bayes, Bayes) else 0.0,
+                spam=spam,
+                ham=ham,
+            ),
+            spam_too=self._spam_too,
+        )
 
     def _carried(self, header: Header, call: ScriptCall) -> MilterScore | NoScore:
         sender = normal_address(call.env.get("SENDER", ""))
@@ -195,29 +246,20 @@ class Classifier:
         ids = received_ids(header, self._score.received_depth)
         return ids[-1] if ids else "-"
 
-    async def _teach_ham(self, message: bytes, user: str, timeout_s: float) -> None:
-        """Keep an inbox message as a ham sample; a delivery never fails over it."""
+    async def _keep(
+        self, message: bytes, user: str, lesson: Lesson, digest: str, timeout_s: float
+    ) -> None:
+        """Keep a delivered message as a sample; a delivery never fails over it."""
         try:
-            digest = content_digest(message)
             async with asyncio.timeout(max(0.0, timeout_s)):
-                await self._samples.take(user, Lesson.HAM, digest, "delivery", message)
+                await self._samples.take(user, lesson, digest, DELIVERY, message)
         except TimeoutError:
-            log.error("user=%s: ham on delivery: the spool is too slow, not learned", user)
+            log.error("user=%s: %s on delivery: the spool is too slow", user, lesson.value)
         except SpoolError as error:
-            log.error("user=%s: ham on delivery: %s", user, error)
+            log.error("user=%s: %s on delivery: %s", user, lesson.value, error)
 
     def _log(self, user: str, queue_id: str, verdict: Verdict) -> None:
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
-
-
-def _is_surely_ham(verdict: Verdict) -> bool:
-    """Whether nothing speaks against a message: a missed spam must not teach."""
-    return (
-        verdict.folder is Folder.INBOX
-        and isinstance(verdict.milter, MilterScore)
-        and verdict.score <= verdict.threshold / 3
-        and (isinstance(verdict.bayes, NoBayes) or verdict.bayes.probability < 0.5)  # noqa: PLR2004
-    )
 
 
 def _count(verdict: Verdict, elapsed_s: float) -> None:

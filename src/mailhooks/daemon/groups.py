@@ -6,14 +6,17 @@ that no other sample is blamed if it kills this process, too.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mailhooks.daemon.schedule import Schedule
+from mailhooks.ledger import DELIVERY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mailhooks.lesson import Lesson
     from mailhooks.spool import Entry, Label
 
 Key = tuple[str, str]
@@ -28,23 +31,28 @@ def key_of(entry: Entry) -> Key:
 def settled_lesson(entries: list[Entry]) -> Entry | None:
     """The sample of a group that is to be learned, or None if they cancel out.
 
-    The last one wins. If it takes the first move back, the message is where it
-    was before, and there is nothing to learn, unless its delivery was a sample
-    too: that one's lesson, ham, then still stands. A keyword that a client sets
-    together with a move agrees with it, and one action is one lesson.
+    The user's last word wins, over deliveries too. If it takes the first move
+    back, the message is where it was before, and there is nothing to learn,
+    unless its delivery was a sample too: that one's lesson then still stands.
+    A keyword that a client sets together with a move agrees with it, and one
+    action is one lesson.
 
     Args:
         entries: one user's samples of one message, oldest first, not empty.
     """
-    last = entries[-1]
-    by_user = [entry for entry in entries if entry.label.origin != "delivery"]
+    by_user = _by_user(entries)
+    last = (by_user or entries)[-1]
     # Only a move or an append proves where the message was before; a keyword does not.
     placed = [entry for entry in by_user if entry.label.origin in ("move", "append")]
     first = (placed or by_user or entries)[0]
     if not by_user or first.label.lesson is last.label.lesson:
         return last
-    delivered = [entry for entry in entries if entry.label.origin == "delivery"]
+    delivered = [entry for entry in entries if entry.label.origin == DELIVERY]
     return delivered[-1] if delivered else None
+
+
+def _by_user(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.label.origin != DELIVERY]
 
 
 @dataclass(slots=True)
@@ -67,6 +75,7 @@ class Groups:
         self._suspects: Schedule[Key] = Schedule()
         self._suspected: set[str] = set()
         self._busy: set[Key] = set()
+        self._delivered: Counter[tuple[str, Lesson]] = Counter()
         self.names: set[str] = set()
 
     @property
@@ -88,6 +97,7 @@ class Groups:
         if entry.name in self.names:
             return False
         self.names.add(entry.name)
+        self._count_delivered(entry, 1)
         key = key_of(entry)
         group = self._groups.setdefault(key, _Group())
         group.entries.append(entry)
@@ -97,6 +107,10 @@ class Groups:
         if key not in self._busy:
             self._put(key, self._settled_at(group))
         return True
+
+    def delivered(self, user: str, lesson: Lesson) -> int:
+        """How many of a user's deliveries wait to train as one class."""
+        return self._delivered[user, lesson]
 
     def start_due(self, now: float, connections: int) -> tuple[list[Key], float | None]:
         """Groups that are to be handled now; each is under way until :meth:`end` or :meth:`fail`.
@@ -135,6 +149,7 @@ class Groups:
         for entry in entries:
             group.entries.remove(entry)
             self.names.discard(entry.name)
+            self._count_delivered(entry, -1)
             self._suspected.discard(entry.name)
         self._busy.discard(key)
         if group.entries:
@@ -152,8 +167,18 @@ class Groups:
         self._busy.discard(key)
         self._put(key, max(not_before, self._settled_at(self._groups[key])))
 
+    def _count_delivered(self, entry: Entry, step: int) -> None:
+        if entry.label.origin != DELIVERY:
+            return
+        key = entry.label.user, entry.label.lesson
+        self._delivered[key] += step
+        if not self._delivered[key]:
+            del self._delivered[key]
+
     def _settled_at(self, group: _Group) -> float:
-        return max(each.label.received + self._settle_s(each.label) for each in group.entries)
+        # What a user says waits for their next word only, and not as long as a delivery would.
+        decisive = (_by_user(group.entries) or group.entries)[-1].label
+        return decisive.received + self._settle_s(decisive)
 
     def _put(self, key: Key, due: float) -> None:
         # In one of the two only: a group may become a suspect while it waits.

@@ -34,6 +34,7 @@ from mailhooks.errors import (
     SpoolError,
     StatisticsError,
 )
+from mailhooks.ledger import DELIVERY
 from mailhooks.lesson import Lesson
 from mailhooks.retry import delay_s
 from mailhooks.spool import Entry, Label, Spool
@@ -70,7 +71,7 @@ SPOOL_FAILURES = Counter(
     "mailhooks_spool_failures_total", "Times the spool could not be used.", ["during"]
 )
 # A series that begins with its first event hides that event from rate().
-for _origin in ("move", "append", "keyword", "delivery"):
+for _origin in ("move", "append", "keyword", DELIVERY):
     for _lesson in Lesson:
         TAKEN.labels(_origin, _lesson.value)
 for _during in ("take", "scan", "learn"):
@@ -87,6 +88,7 @@ class Samples:
         settings: settle time, retries, connections.
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.
+        has_shared: whether Rspamd keeps statistics that all users share.
         clock: seconds since the epoch.
         rng: jitter of retries.
     """
@@ -99,6 +101,7 @@ class Samples:
         settings: LearningSettings,
         *,
         count: Count | None = None,
+        has_shared: bool = False,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
@@ -108,7 +111,9 @@ class Samples:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._groups = Groups(self._settle_s)
-        self._tutor = Tutor(spool, rspamd, count)
+        self._tutor = Tutor(
+            spool, rspamd, count, agreement=settings.shared_agreement if has_shared else 0
+        )
         self._changed = asyncio.Event()
         self._complaint: SpoolError | LedgerError | None = None
         # The last sample that could not be put on disk: when, and why.
@@ -153,6 +158,10 @@ class Samples:
         self._refusal = None
         TAKEN.labels(origin, lesson.value).inc()
         self._add(entry)
+
+    def delivered(self, user: str, lesson: Lesson) -> int:
+        """How many of a user's deliveries wait to train as one class."""
+        return self._groups.delivered(user, lesson)
 
     @property
     def waiting(self) -> int:
@@ -257,8 +266,9 @@ class Samples:
                 await asyncio.to_thread(lambda: sum(1 for _ in self._spool.all_set_aside()))
             )
 
-    def _settle_s(self, _label: Label) -> float:
-        return self._settings.settle_s
+    def _settle_s(self, label: Label) -> float:
+        settings = self._settings
+        return settings.delivery_settle_s if label.origin == DELIVERY else settings.settle_s
 
     def _add(self, entry: Entry) -> None:
         if self._groups.add(entry):

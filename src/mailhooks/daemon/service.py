@@ -73,6 +73,7 @@ async def serve(settings: Settings) -> None:
             rspamd,
             settings.learning,
             count=count_in(settings.redis),
+            has_shared=bool(settings.rspamd.shared_classifier),
         )
         decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
         # Before the sockets, so that it ends after them.

@@ -17,16 +17,20 @@ from prometheus_client import Counter
 
 from mailhooks.daemon.groups import key_of, settled_lesson
 from mailhooks.errors import LedgerError, RspamdError, RspamdUnavailable
-from mailhooks.ledger import Answer, Outcome
-from mailhooks.lesson import Lesson
+from mailhooks.ledger import DELIVERY, Answer, Outcome
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.rspamd import LearnResult, LearnStatus
+from mailhooks.spool import Label
 
 if TYPE_CHECKING:
     from mailhooks.ledger import Ledger
     from mailhooks.rspamd import RspamdClient
-    from mailhooks.spool import Entry, Label, Spool
+    from mailhooks.spool import Entry, Spool
 
 log = logging.getLogger("mailhooks.learn")
+
+AGREEMENT = "agreement"
+"""The origin of what the shared statistics learn because users agree."""
 
 MAX_CRASHES = 3
 """A sample under way when that many processes died is set aside."""
@@ -53,12 +57,17 @@ class Tutor:
         rspamd: learns.
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.
+        agreement: users who must have taught a message the same before the shared
+            statistics learn it; 0 for never.
     """
 
-    def __init__(self, spool: Spool, rspamd: RspamdClient, count: Count | None) -> None:
+    def __init__(
+        self, spool: Spool, rspamd: RspamdClient, count: Count | None, *, agreement: int = 0
+    ) -> None:
         self._spool = spool
         self._rspamd = rspamd
         self._count = count
+        self._agreement = agreement
         # Of each user, samples that were begun and of which nobody knows the end.
         self._unclear: dict[str, list[Entry]] = {}
         self.ledger: Ledger | None = None
@@ -86,6 +95,7 @@ class Tutor:
             log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
         else:
             await self._teach(chosen)
+            await asyncio.to_thread(self._agree, chosen)
         await asyncio.to_thread(self._remove, entries)
 
     async def _teach(self, chosen: Entry) -> None:
@@ -95,11 +105,10 @@ class Tutor:
             return
         message, before = begun
         label = chosen.label
-        # A user's own word counts even where the statistics already agree by
-        # 95 %; a mere delivery adds nothing there, and Rspamd may refuse it.
-        bulk = label.origin != "delivery"
         try:
-            result = await self._rspamd.learn(message, label.lesson, user=label.user, bulk=bulk)
+            # In bulk, or Rspamd refuses what the last of its classifiers already judges so by
+            # 95 %: a user's word then would not count because others agree.
+            result = await self._rspamd.learn(message, label.lesson, user=label.user, bulk=True)
         except RspamdError:
             if not await asyncio.to_thread(self._has_ended, chosen, before):
                 raise
@@ -172,6 +181,10 @@ class Tutor:
             LEARNS.labels("dropped").inc()
             log.info("user=%s: sample %.12s: dropped by somebody", *key_of(entry))
             return None
+        if taught is not None and label.origin == DELIVERY != taught.last.origin:
+            LEARNS.labels("overtaken").inc()
+            log.info("user=%s: sample %.12s: the user's own word stands", *key_of(entry))
+            return None
         before = self._learns(label)
         # This start is noted before, so after three deaths it is the fourth.
         if ledger.begin_attempt(entry.name, before) > MAX_CRASHES:
@@ -181,6 +194,36 @@ class Tutor:
             log.error("user=%s: sample %.12s: set aside, it kills the worker", *key_of(entry))
             return None
         return message, before
+
+    def _agree(self, entry: Entry) -> None:
+        """Keep a sample for the shared statistics once enough users agree about a message.
+
+        Before the user's own sample is removed, so that a crash in between loses nothing.
+        """
+        label = entry.label
+        if not self._agreement or label.user == SHARED_USER:
+            return
+        ledger = self._opened()
+        users = ledger.agreement(label.digest)
+        others = users[label.lesson.opposite]
+        known = ledger.taught(SHARED_USER, label.digest)
+        if users[label.lesson] < max(self._agreement, others + 1) or (
+            known is not None and known.last.lesson is label.lesson
+        ):
+            return
+        message = self._spool.message(entry)
+        if message is not None:
+            # The worker finds it when it looks through the spool the next time.
+            self._spool.put(
+                Label(
+                    user=SHARED_USER,
+                    lesson=label.lesson,
+                    digest=label.digest,
+                    origin=AGREEMENT,
+                    received=label.received,
+                ),
+                message,
+            )
 
     def _record(self, entry: Entry, result: LearnResult) -> None:
         label = entry.label

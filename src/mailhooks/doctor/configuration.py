@@ -32,7 +32,8 @@ def settings_file(path: Path) -> tuple[Settings | None, list[Finding]]:
 def settings_private(path: Path, settings: Settings) -> list[Finding]:
     """Whether strangers can read passwords in the settings."""
     name, status = "settings private", path.stat()
-    if not settings.rspamd.password and "@" not in settings.redis.url:
+    urls = settings.redis.url + settings.accounts.database
+    if not settings.rspamd.password and "@" not in urls:
         return [ok(name, f"{path}: holds no password")]
     if status.st_mode & OTHERS:
         return [

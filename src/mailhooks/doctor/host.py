@@ -11,6 +11,7 @@ from mailhooks.daemon import CLASSIFY_SOCKET, LEARN_SOCKET
 from mailhooks.doctor import configuration, folders, probe, servers, sockets
 from mailhooks.doctor.check import Check, Finding, run
 from mailhooks.doctor.ledger import ledger
+from mailhooks.doctor.users import users
 from mailhooks.errors import SpoolError
 from mailhooks.message import content_digest
 from mailhooks.spool import Spool
@@ -61,6 +62,7 @@ def _checks(path: Path, settings: Settings) -> list[Check]:
         Check("rspamd scan", partial(servers.scans, settings.rspamd)),
         Check("rspamd learn", partial(servers.learns, settings.rspamd)),
         Check("redis", partial(servers.statistics, settings.redis)),
+        Check("users", partial(users, settings.accounts, settings.doveadm, settings.redis)),
     ]
 
 

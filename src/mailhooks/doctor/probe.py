@@ -3,7 +3,7 @@
 One message is used everywhere. It has no text, so it has fewer tokens than a
 classifier learns from; it names a user under a domain that cannot exist
 (RFC 2606); and at delivery it carries a score, signed with the host's own key,
-that makes it Junk, because what goes to INBOX may be learned as ham.
+by which a module of Rspamd made it Junk: a delivery learns from neither.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pwd
 import time
 from typing import TYPE_CHECKING, Final
 
+from mailhooks.lesson import PROBE_USER
 from mailhooks.message import identity, read_header
 from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from mailhooks.keys import KeyRing
 
-USER: Final = "doctor@invalid"
+USER: Final = PROBE_USER
 QUEUE_ID: Final = "DOCTOR"
 MESSAGE: Final = (
     b"Received: from doctor by localhost with LMTP id DOCTOR\r\n"
@@ -48,8 +49,8 @@ def junk(keys: KeyRing, threshold: float) -> bytes:
     score = MilterScore(
         score=threshold + _BEYOND_ANY_BAYES,
         required=None,
-        action="no action",
-        course=Course.SCORED,
+        action="add header",
+        course=Course.PASSTHROUGH,
         symbols=(),
         queue_id=QUEUE_ID,
         time=int(time.time()),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mailhooks.errors import LabError
-from mailhooks.lab.host import ADDRESS, Lab
+from mailhooks.lab.host import ADDRESS, Lab, whole
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.message import read_header
 from mailhooks.source import iter_messages
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mailhooks.rspamd import CheckResult
 
 FIRST, SECOND = "alice", "bob"
+# An alias that reaches both.
+BOTH = "both"
 NUMBER = "X-Demo-Number"
 MIN_LEARNS = 5
 GENERATED = 16
@@ -180,6 +182,7 @@ def play(material: Material, say: Callable[[str], None]) -> Outcome:
     started = time.monotonic()
     host = Lab(
         (FIRST, SECOND),
+        aliases={BOTH: (FIRST, SECOND)},
         min_learns=MIN_LEARNS,
         learn_on_delivery="all",
         settle_s=0.5,
@@ -211,16 +214,16 @@ class _Play:
         spam = self._send_all(material.spam)
         self._host.wait_queue_empty()
         say(
-            f"Both accounts got the same mail by SMTP, each message in one transaction with two "
-            f"recipients: {len(newsletters)} newsletters, {len(personal)} personal messages, "
-            f"{len(spam)} spam messages too well made for Rspamd's rules. What lies in INBOX was "
-            "learned as ham for its owner."
+            f"Both accounts got the same mail by SMTP, each message sent once, to the alias "
+            f"{whole(BOTH)} that reaches both: {len(newsletters)} newsletters, "
+            f"{len(personal)} personal messages, {len(spam)} spam messages too well made for "
+            "Rspamd's rules. What lies in INBOX was learned as ham for its owner."
         )
         self._wait_learned()
         moved = self._move_to_junk(FIRST, newsletters + spam)
         self._move_to_junk(SECOND, spam)
         say(
-            f"{FIRST} moved the newsletters and the spam into Junk over IMAP ({moved} messages), "
+            f"{FIRST} moved the newsletters and the spam into Junk over IMAPS ({moved} messages), "
             f"{SECOND} only the spam."
         )
         self._wait_learned()
@@ -240,13 +243,13 @@ class _Play:
         return Outcome(rows, stock, time.monotonic() - self._started)
 
     def _send_all(self, messages: Sequence[bytes]) -> list[int]:
-        """Send to both accounts; numbers of those that Postfix took."""
+        """Send to both accounts by their alias; numbers of those that Postfix took."""
         taken = []
         for raw in messages:
             self._sent += 1
             marked = f"{NUMBER}: {self._sent}\r\n".encode() + raw
             try:
-                self._host.send(marked, (FIRST, SECOND))
+                self._host.send(marked, (BOTH,))
             except LabError as error:
                 self._say(f"Message {self._sent} is left out: {error}")
                 continue
@@ -301,14 +304,14 @@ class _Play:
         """The request Rspamd's milter makes without mailhooks: all recipients, Bayes on."""
         found = []
         async with self._host.rspamd() as rspamd:
-            for recipients in ((FIRST, SECOND), (SECOND, FIRST)):
+            for recipients in ((FIRST, SECOND), (SECOND, FIRST), (BOTH,)):
                 result = await rspamd.check(
                     self._material.new_newsletter,
                     user=None,
                     envelope_from="sender@example.org",
                     helo="client.example.org",
                     ip=ADDRESS,
-                    rcpts=[self._host.users[name].address for name in recipients],
+                    rcpts=[whole(name) for name in recipients],
                 )
                 found.append(StockVerdict(recipients, result.score, _bayes(result), result.action))
         return found

@@ -15,27 +15,37 @@ import secrets
 import shutil
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from argon2 import PasswordHasher
+
+from mailhooks.accounts import Accounts, hash_password
 from mailhooks.config import MailboxSettings
 from mailhooks.errors import LabError
 from mailhooks.keys import KeyRing, format_keys, new_key
+from mailhooks.lab import elsewhere
+from mailhooks.lab.certificates import make_certificates
+from mailhooks.lab.dkim import DkimRecord, make_dkim_key, selector_of
 from mailhooks.lab.mailbox import Mailbox
 from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
 from mailhooks.rspamd import RspamdClient
 from mailhooks.setup import copy_sieve, render_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 ADDRESS = "127.0.0.1"
+# From here comes what the Internet sends: no address of the host's own.
+FOREIGN_ADDRESS = "127.0.0.2"
 DOMAIN = "mail.example"
 LONGEST_SOCKET = "run/dovecot/../mailhooks/mailhooks-classify"
 MAX_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, the last one a NUL
@@ -44,12 +54,15 @@ MAIL_UID = 64997
 START_S = 60.0
 PACKAGES = {
     "/usr/sbin/postfix": "postfix",
+    "/usr/lib/postfix/postfix-sqlite.so": "postfix-sqlite",
     "/usr/sbin/dovecot": "dovecot-core",
+    "/usr/lib/dovecot/modules/auth/libdriver_sqlite.so": "dovecot-sqlite",
     "/usr/lib/dovecot/imap": "dovecot-imapd",
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "/usr/bin/sievec": "dovecot-sieve",
     "/usr/bin/rspamd": "rspamd",
     "/usr/bin/redis-server": "redis-server",
+    "/usr/bin/openssl": "openssl",
 }
 TLD_LIST = Path("/usr/share/rspamd/effective_tld_names.dat")
 LONG_TLDS = frozenset({"info", "name", "mobi", "jobs", "example", "test"})
@@ -76,46 +89,71 @@ class Lab:
 
     Args:
         users: local parts of the accounts.
-        aliases: local part of an alias -> local part of its account.
+        aliases: local part of an alias -> local part of its account, or whole
+            addresses; several for a group.
         min_learns: messages of each class before Rspamd's Bayes speaks (Rspamd: 200).
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
+        delivery_settle_s: likewise.
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
         extra_rspamd: by the name of a file in Rspamd's local.d, what is added to its end.
+        extra_postfix: added to the end of main.cf, where the last word counts.
+
+    Attributes:
+        imaps_port: where clients read mail, with TLS from the first byte on.
+        imap_port: likewise, with STARTTLS before the login.
+        submission_port: where clients send mail, with STARTTLS and a login.
+        smtp_port: where other hosts bring mail.
+        database_url: of the accounts, as ``mailcfg --db`` takes it.
+        ca_file: the certificate that clients must trust.
+        tls: the same, for Python's clients.
+        dkim_record: what verifiers of outgoing mail look up.
     """
 
     def __init__(
         self,
         users: Sequence[str] = ("alice", "bob", "carol"),
         *,
-        aliases: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str | Sequence[str]] | None = None,
         min_learns: int = 2,
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
+        delivery_settle_s: float = 0.0,
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
         extra_rspamd: Mapping[str, str] | None = None,
+        extra_postfix: str = "",
     ) -> None:
         self.users = {name: LabUser(f"{name}@{DOMAIN}", secrets.token_urlsafe(9)) for name in users}
         self.aliases = {
-            f"{alias}@{DOMAIN}": f"{name}@{DOMAIN}" for alias, name in (aliases or {}).items()
+            whole(alias): [whole(name) for name in ([to] if isinstance(to, str) else to)]
+            for alias, to in (aliases or {}).items()
         }
         self.keys = KeyRing((new_key(),))
         self.rspamd_password = secrets.token_urlsafe(16)
         self._min_learns = min_learns
-        self._learning = {"learn_on_delivery": learn_on_delivery, "settle_s": settle_s}
+        self._learning = {
+            "learn_on_delivery": learn_on_delivery,
+            "settle_s": settle_s,
+            "delivery_settle_s": delivery_settle_s,
+        }
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
         self._extra_dovecot = extra_dovecot
         self._extra_rspamd = extra_rspamd or {}
+        self._extra_postfix = extra_postfix
         self._stack = contextlib.ExitStack()
         self.root = Path()
         self.servers: dict[str, Server] = {}
-        self.smtp_port = self.imap_port = self.redis_port = 0
-        self.scan_url = self.learn_url = ""
+        self.smtp_port = self.submission_port = self.redis_port = 0
+        self.imap_port = self.imaps_port = 0
+        self.scan_url = self.learn_url = self.database_url = ""
+        self.ca_file = Path()
+        self.tls = ssl.create_default_context()
+        self.dkim_record = DkimRecord("", "")
 
     def __enter__(self) -> Self:
         self.start()
@@ -169,14 +207,19 @@ class Lab:
         server.wait_ready(START_S)
 
     def mailbox(self, name: str) -> Mailbox:
-        """The account of a user, over IMAP."""
+        """The account of a user, over IMAPS."""
         user = self.users[name]
-        return Mailbox((ADDRESS, self.imap_port), user.address, user.password)
+        return Mailbox((ADDRESS, self.imaps_port), user.address, user.password, self.tls)
+
+    def home(self, name: str) -> Path:
+        """The folder of a user's mail."""
+        local_part, _, domain = whole(name).partition("@")
+        return self.root / "mail" / domain / local_part
 
     def send(
         self, raw: bytes, recipients: Iterable[str], sender: str = "sender@example.org"
     ) -> None:
-        """Send one message to all recipients in one SMTP transaction.
+        """Bring one message from another host to all recipients, in one SMTP transaction.
 
         Args:
             raw: the message.
@@ -186,14 +229,47 @@ class Lab:
         Raises:
             LabError: Postfix did not take it for all recipients.
         """
-        addresses = [r if "@" in r else f"{r}@{DOMAIN}" for r in recipients]
+        with self._smtp(self.smtp_port, FOREIGN_ADDRESS) as smtp:
+            _send(smtp, raw, recipients, sender)
+
+    def submit(
+        self, name: str, raw: bytes, recipients: Iterable[str], sender: str | None = None
+    ) -> None:
+        """Send a message as a user's mail client does: submission, STARTTLS, login.
+
+        Args:
+            name: local part of the user.
+            raw: the message.
+            recipients: local parts of this host's addresses, or whole addresses.
+            sender: MAIL FROM; None for the user's address.
+
+        Raises:
+            LabError: the login fails, or Postfix did not take it for all recipients.
+        """
+        user = self.users[name]
+        with self._smtp(self.submission_port, ADDRESS) as smtp:
+            smtp.starttls(context=self.tls)
+            smtp.login(user.address, user.password)
+            _send(smtp, raw, recipients, user.address if sender is None else sender)
+
+    def departed(self) -> list[elsewhere.DepartedMessage]:
+        """What has left the host, as a foreign server got it."""
+        return elsewhere.departed(self.departed_dir)
+
+    @property
+    def departed_dir(self) -> Path:
+        """The folder with the files of what has left the host."""
+        return self.root / elsewhere.NAME
+
+    @contextlib.contextmanager
+    def _smtp(self, port: int, source: str) -> Iterator[smtplib.SMTP]:
         try:
-            with smtplib.SMTP(ADDRESS, self.smtp_port, local_hostname="client.example.org") as smtp:
-                refused = smtp.sendmail(sender, addresses, raw)
+            with smtplib.SMTP(
+                ADDRESS, port, local_hostname="client.example.org", source_address=(source, 0)
+            ) as smtp:
+                yield smtp
         except (OSError, smtplib.SMTPException) as error:
             raise LabError(f"SMTP: {error}") from error
-        if refused:
-            raise LabError(f"SMTP: refused for {', '.join(refused)}")
 
     def wait(self, what: str, true: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Return once something has become true.
@@ -226,8 +302,9 @@ class Lab:
         Args:
             name: local part, or a whole user name.
         """
-        user = name if "@" in name else f"{name}@{DOMAIN}"
-        spam, ham = self.redis("HMGET", f"RS{user}", "learns_spam", "learns_ham").split("\n")[:2]
+        spam, ham = self.redis("HMGET", f"RS{whole(name)}", "learns_spam", "learns_ham").split(
+            "\n"
+        )[:2]
         return int(spam or 0), int(ham or 0)
 
     def waiting_samples(self) -> int:
@@ -267,6 +344,10 @@ class Lab:
             ("rspamd-data", "_rspamd", 0o750),
             ("queue", "root", 0o755),
             ("postfix-data", "postfix", 0o700),
+            ("accounts", "root", 0o750),
+            ("tls", "root", 0o755),
+            ("dkim", "_rspamd", 0o700),
+            (elsewhere.NAME, "postfix", 0o700),
         ):
             folder = self.root / name
             folder.mkdir(exist_ok=True)
@@ -275,10 +356,16 @@ class Lab:
                 os.chown(folder, int(owner), int(owner))
             else:
                 shutil.chown(folder, owner, owner)
-        smtp, imap, scan, learn, milter, redis, dns = free_ports(7)
-        self.smtp_port, self.imap_port, self.redis_port = smtp, imap, redis
+        # Postfix reads the accounts, and Dovecot does so as root; nobody else may.
+        shutil.chown(self.root / "accounts", "root", "postfix")
+        smtp, submission, imap, imaps, scan, learn, milter, redis, dns, away = free_ports(10)
+        self.smtp_port, self.submission_port, self.redis_port = smtp, submission, redis
+        self.imap_port, self.imaps_port = imap, imaps
+        self._make_certificates()
+        self._make_dkim_key()
+        self._make_accounts()
         self.scan_url, self.learn_url = f"http://{ADDRESS}:{scan}", f"http://{ADDRESS}:{learn}"
-        values = self._values(scan=scan, learn=learn, milter=milter, dns=dns)
+        values = self._values(scan=scan, learn=learn, milter=milter, dns=dns, away=away)
         for kind in ("postfix", "dovecot", "rspamd", "redis", "mailhooks"):
             render_tree(kind, self.root / kind, values)
         (self.root / "keys").write_text(format_keys(self.keys), encoding="utf-8")
@@ -290,8 +377,6 @@ class Lab:
             path.chmod(0o640)  # secrets are among them
             shutil.chown(path, "root", "_rspamd")
         (self.root / "mailhooks/mailhooks.toml").chmod(0o600)
-        (self.root / "dovecot" / "users").chmod(0o640)
-        shutil.chown(self.root / "dovecot" / "users", "root", "dovecot")
         hook = self.root / "dovecot/mailhooks-drop"
         hook.rename(self.root / "hooks/mailhooks-drop").chmod(0o755)
         self._write_short_tld_list(self.root / "rspamd" / "tlds.dat")
@@ -300,7 +385,36 @@ class Lab:
         for script in copy_sieve(self.root / "sieve"):
             # Compiled here, since the mail user may not write beside them.
             self._run("/usr/bin/sievec", "-c", str(self.root / "dovecot/dovecot.conf"), str(script))
-        self._define_servers(scan=scan, learn=learn, milter=milter)
+        self._define_servers(scan=scan, learn=learn, milter=milter, away=away)
+
+    def _make_certificates(self) -> None:
+        made = make_certificates(
+            self.root / "tls", name=f"mx.{DOMAIN}", address=ADDRESS, run=self._run
+        )
+        self.ca_file = made.ca_file
+        self.tls = ssl.create_default_context(cafile=str(made.ca_file))
+
+    def _make_dkim_key(self) -> None:
+        self.dkim_record = make_dkim_key(
+            self.root / "dkim",
+            domain=DOMAIN,
+            selector=selector_of(datetime.now(UTC)),
+            run=self._run,
+        )
+
+    def _make_accounts(self) -> None:
+        path = self.root / "accounts/accounts.sqlite"
+        self.database_url = f"sqlite:///{path}"
+        # Random passwords need no costly hashes, which every login would pay for.
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        with Accounts(self.database_url) as accounts:
+            accounts.migrate()
+            accounts.add_domain(DOMAIN)
+            for user in self.users.values():
+                accounts.add_user(user.address, hash_password(user.password, hasher))
+            for alias, destinations in self.aliases.items():
+                for destination in destinations:
+                    accounts.add_alias(alias, destination)
 
     def _write_short_tld_list(self, target: Path) -> None:
         """The country and classic top-level domains of Rspamd's own list.
@@ -312,7 +426,7 @@ class Lab:
         short = [n for n in names if n.isascii() and n.isalpha() and (len(n) < 4 or n in LONG_TLDS)]  # noqa: PLR2004
         target.write_text("\n".join(short) + "\n", encoding="utf-8")
 
-    def _values(self, *, scan: int, learn: int, milter: int, dns: int) -> dict[str, Any]:
+    def _values(self, *, scan: int, learn: int, milter: int, dns: int, away: int) -> dict[str, Any]:
         root = self.root
         return {
             "host": {
@@ -321,14 +435,21 @@ class Lab:
                 "domain": DOMAIN,
                 "dns": False,
             },
-            "users": list(self.users.values()),
-            "aliases": self.aliases,
+            "tls": {"cert_file": root / "tls/server.pem", "key_file": root / "tls/server.key"},
+            "accounts": {
+                "database": self.database_url,
+                "database_file": self.database_url.removeprefix("sqlite:///"),
+            },
             "postfix": {
                 "config_dir": root / "postfix",
                 "queue_dir": root / "queue",
                 "data_dir": root / "postfix-data",
                 "log": "/dev/stdout",
                 "smtp_port": self.smtp_port,
+                "submission_port": self.submission_port,
+                # Nothing leaves the machine.
+                "relayhost": f"[{ADDRESS}]:{away}",
+                "extra": self._extra_postfix,
                 "minimal_backoff_time": "1s",
                 "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
@@ -337,11 +458,13 @@ class Lab:
                 "base_dir": root / "run/dovecot",
                 "state_dir": root / "run/dovecot",
                 "log": "/dev/stderr",
+                "config_dir": root / "dovecot",
                 "imap_port": self.imap_port,
+                "imaps_port": self.imaps_port,
+                "sasl_socket": root / "run/sasl",
                 "lmtp_socket": root / "run/lmtp",
                 "mail_dir": root / "mail",
                 "mail_uid": MAIL_UID,
-                "users_file": root / "dovecot/users",
                 "sieve_dir": root / "sieve",
                 "hook_dir": root / "hooks",
                 "drop_dir": root / "drop",
@@ -359,6 +482,8 @@ class Lab:
                 "workers": 2,
                 "password": self.rspamd_password,
                 "report_key": self.keys.signing.report_secret(),
+                "dkim_dir": root / "dkim",
+                "dkim_selector": self.dkim_record.name.partition(".")[0],
             },
             "redis": {
                 "port": self.redis_port,
@@ -385,7 +510,7 @@ class Lab:
             "mailboxes": self._mailboxes,
         }
 
-    def _define_servers(self, *, scan: int, learn: int, milter: int) -> None:
+    def _define_servers(self, *, scan: int, learn: int, milter: int, away: int) -> None:
         root, log = self.root, self.root / "log"
         ours = [
             sys.executable,
@@ -437,9 +562,13 @@ class Lab:
                 ["/usr/sbin/dovecot", "-F", "-c", str(root / "dovecot/dovecot.conf")],
                 lambda: (
                     tcp_answers(ADDRESS, self.imap_port, b"* OK")
+                    and unix_answers(root / "run/sasl")
                     and unix_answers(root / "run/lmtp")
                 ),
                 log / "dovecot.log",
+            ),
+            elsewhere.foreign_server(
+                ADDRESS, away, self.departed_dir, log / f"{elsewhere.NAME}.log"
             ),
             Server(
                 "postfix",
@@ -450,7 +579,10 @@ class Lab:
                     str(root / "postfix"),
                     "-s",
                 ],
-                lambda: tcp_answers(ADDRESS, self.smtp_port, b"220 "),
+                lambda: (
+                    tcp_answers(ADDRESS, self.smtp_port, b"220 ")
+                    and tcp_answers(ADDRESS, self.submission_port, b"220 ")
+                ),
                 log / "postfix.log",
             ),
             Server(
@@ -484,6 +616,18 @@ class Lab:
         if done.returncode != 0:
             raise LabError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+
+def whole(name: str) -> str:
+    """An address; a local part is one of this host's."""
+    return name if "@" in name else f"{name}@{DOMAIN}"
+
+
+def _send(smtp: smtplib.SMTP, raw: bytes, recipients: Iterable[str], sender: str) -> None:
+    refused = smtp.sendmail(sender, [whole(name) for name in recipients], raw)
+    if refused:
+        answers = (f"{who}: {code} {text.decode()}" for who, (code, text) in refused.items())
+        raise LabError(f"SMTP: refused for {', '.join(answers)}")
 
 
 def check_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mailhooks.errors import LabError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Sequence
 
 POLL_S = 0.02
@@ -32,15 +33,19 @@ class Mailbox:
     """One user's account.
 
     Args:
-        address: IMAP host and port.
+        address: host and port of IMAPS.
         user: login name.
         password: its password.
+        tls: whose certificates to trust.
     """
 
-    def __init__(self, address: tuple[str, int], user: str, password: str) -> None:
+    def __init__(
+        self, address: tuple[str, int], user: str, password: str, tls: ssl.SSLContext
+    ) -> None:
         self.user = user
         self._address = address
         self._password = password
+        self._tls = tls
 
     @contextmanager
     def session(self) -> Iterator[imaplib.IMAP4]:
@@ -50,7 +55,7 @@ class Mailbox:
             LabError: no connection, or the server says no.
         """
         try:
-            connection = imaplib.IMAP4(*self._address, timeout=60)
+            connection = imaplib.IMAP4_SSL(*self._address, ssl_context=self._tls, timeout=60)
             try:
                 connection.login(self.user, self._password)
                 yield connection
@@ -62,15 +67,7 @@ class Mailbox:
     def messages(self, folder: str = "INBOX") -> list[StoredMessage]:
         """All messages of a mailbox, oldest first; fetching leaves them unread."""
         with self.session() as imap:
-            _select(imap, folder, readonly=True)
-            if not _data(imap.uid("SEARCH", "ALL"))[0]:
-                return []
-            _, parts = imap.uid("FETCH", "1:*", "(UID BODY.PEEK[])")
-        return [
-            StoredMessage(folder, int(match[1]), part[1])
-            for part in parts
-            if isinstance(part, tuple) and (match := _UID.search(part[0]))
-        ]
+            return _messages(imap, folder)
 
     def count(self, folder: str = "INBOX") -> int:
         """How many messages a mailbox holds."""
@@ -79,14 +76,14 @@ class Mailbox:
 
     def find(self, message_id: str) -> list[StoredMessage]:
         """Every copy of a message, in whatever mailbox."""
-        found = []
-        for folder in ("INBOX", "Junk", "Trash", "Archive", "Sent", "Drafts"):
-            found += [
+        wanted = message_id.encode("ascii")
+        with self.session() as imap:
+            return [
                 message
-                for message in self.messages(folder)
-                if message_id.encode("ascii") in message.raw
+                for folder in ("INBOX", "Junk", "Trash", "Archive", "Sent", "Drafts")
+                for message in _messages(imap, folder)
+                if wanted in message.raw
             ]
-        return found
 
     def wait_for(self, message_id: str, timeout_s: float = 30.0) -> StoredMessage:
         """The first copy of a message, once it has been delivered.
@@ -170,6 +167,17 @@ def imap_name(folder: str) -> str:
 
     coded = re.sub(r"&|[^ -~]+", shifted, folder)
     return '"{}"'.format(coded.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def _messages(imap: imaplib.IMAP4, folder: str) -> list[StoredMessage]:
+    if not _select(imap, folder, readonly=True):
+        return []
+    parts = _data(imap.uid("FETCH", "1:*", "(UID BODY.PEEK[])"))
+    return [
+        StoredMessage(folder, int(match[1]), part[1])
+        for part in parts
+        if isinstance(part, tuple) and (match := _UID.search(part[0]))
+    ]
 
 
 def _select(imap: imaplib.IMAP4, folder: str, *, readonly: bool = False) -> int:

@@ -132,8 +132,8 @@ class Decision:
         threshold: what the sum was compared with.
         points: what Bayes added; None if it had no say.
         probability: of spam, all opinions blended, 0 to 1; None likewise.
-        own: the opinion of the user's own statistics, if they had one.
-        shared: that of the statistics all users share, if they had one.
+        own: what the user's own statistics said, if Bayes had a say.
+        shared: likewise those that all users share, if there are such.
         queue_id: Postfix's, for its log; ``-`` if unknown.
     """
 
@@ -284,6 +284,10 @@ class Ledger(Protocol):
 
     def taught(self, user: str, digest: str) -> Taught | None:
         """What this user was taught of this message; None if there never was an answer."""
+        ...
+
+    def agreement(self, digest: str) -> dict[Lesson, int]:
+        """How many users hold a message as what; the shared statistics are nobody's."""
         ...
 
     def counts(self, user: str | None = None, *, since: float = 0.0) -> dict[str, Counts]:

@@ -94,6 +94,8 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE INDEX decision_rates ON decision (user, time, folder, taught)",
         "CREATE INDEX decision_time ON decision (time)",
     ),
+    # How many users hold a message as what.
+    ("CREATE INDEX message_digest ON message (digest, held, user)",),
 )
 
 

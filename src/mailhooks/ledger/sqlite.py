@@ -22,7 +22,7 @@ from mailhooks.ledger.base import (
     Taught,
 )
 from mailhooks.ledger.database import Database
-from mailhooks.lesson import Lesson
+from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.policy import Folder, Reason
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ class SqliteLedger(Ledger):
                 time=answered,
             ),
         )
+
+    def agreement(self, digest: str) -> dict[Lesson, int]:
+        """How many users hold a message as what; the shared statistics are nobody's."""
+        with self._database.transaction("DEFERRED") as db:
+            rows = db.execute(
+                "SELECT held, count(*) FROM message"
+                " WHERE digest = ? AND held IS NOT NULL AND user != ? GROUP BY held",
+                (digest, SHARED_USER),
+            ).fetchall()
+        return dict.fromkeys(Lesson, 0) | {Lesson(held): number for held, number in rows}
 
     def counts(self, user: str | None = None, *, since: float = 0.0) -> dict[str, Counts]:
         """Figures by user, in order of their names; users not in the ledger are left out."""
@@ -335,7 +345,7 @@ def _decided(row: tuple[Any, ...]) -> Decided:
 
 def _opinion(values: tuple[Any, ...]) -> Opinion | None:
     probability, spam, ham = values
-    return None if probability is None else Opinion(probability, spam, ham)
+    return None if spam is None else Opinion(probability, spam, ham)
 
 
 def _attribute(db: sqlite3.Connection, user: str, digest: str) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -65,7 +66,10 @@ def _run(letters: list[Letter], arguments: argparse.Namespace) -> int:
         scans = asyncio.run(milter_scans(host, letters))
     _say(f"scanned in {time.monotonic() - started:.0f} s")
     done: dict[tuple[str, str], Figures] = {}
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    # A process that is told to end stops its servers first; the pool's inherit that.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    pool = ProcessPoolExecutor(arguments.jobs)
+    try:
         tasks = {
             pool.submit(run_one, letters, scans, contender, arguments.seed, shuffled=shuffled): (
                 order,
@@ -79,6 +83,8 @@ def _run(letters: list[Letter], arguments: argparse.Namespace) -> int:
             done[order, name] = task.result()
             error = figures.shown(done[order, name]["error"]["all"])
             _say(f"{time.monotonic() - started:4.0f} s  {order}, {name}: {error} % wrong")
+    finally:
+        pool.shutdown(cancel_futures=True)
     names = [it.name for it in CONTENDERS]
     runs = {order: {name: done[order, name] for name in names} for order in ORDERS}
     report = _report(letters, runs, arguments.seed)

@@ -13,7 +13,7 @@ import redis.asyncio
 from accuracy.stream import DAY
 from mailhooks.bayes import Opinion, blend, points
 from mailhooks.lesson import SHARED_USER, Lesson
-from mailhooks.training import AGREEING, SETTLE_S, Delivery, Mode, trains
+from mailhooks.training import AGREEING, SETTLE_S, SURE, Delivery, Mode, trains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,6 +55,9 @@ class Contender:
         min_learns: of Rspamd.
         min_token_hits: of Rspamd.
         mode: which deliveries train, for ``own``.
+        spam_too: whether ``balanced`` trains what the milter score condemns.
+        is_perfect: whether each user teaches at once all that is wrong or unsure, for ``own``:
+            nobody does, but more cannot be had of Rspamd's Bayes.
         asks_shared: whether ``own`` blends in the shared statistics.
         autolearns: whether Rspamd's autolearn runs, for the others.
         bootstraps: whether the inbox is learned as ham, until Bayes speaks and then as long as
@@ -66,6 +69,8 @@ class Contender:
     min_learns: int = 1
     min_token_hits: int = 1
     mode: Mode = Mode.OFF
+    spam_too: bool = True
+    is_perfect: bool = False
     asks_shared: bool = True
     autolearns: bool = False
     bootstraps: bool = False
@@ -77,9 +82,11 @@ HELPED = Contender("today, helped", "first", 20, 2, bootstraps=True)
 OFF = Contender("mailhooks off", "own", mode=Mode.OFF)
 ALL = Contender("mailhooks all", "own", mode=Mode.ALL)
 CONFIDENT = Contender("mailhooks confident", "own", mode=Mode.CONFIDENT)
+HAM_ONLY = Contender("balanced, ham only", "own", mode=Mode.BALANCED, spam_too=False)
 ALONE = Contender("balanced, not shared", "own", mode=Mode.BALANCED, asks_shared=False)
 DEFAULT = Contender("mailhooks balanced", "own", mode=Mode.BALANCED)
-CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, ALONE, DEFAULT)
+PERFECT = Contender("perfect users", "own", is_perfect=True)
+CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, HAM_ONLY, ALONE, DEFAULT, PERFECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +218,9 @@ class _Run:
             )
             given = points(probability)
             is_junk = scan.score + given >= THRESHOLD
+            if self._contender.is_perfect:
+                is_wrong = is_junk is not copy.is_spam
+                await self._teach_perfectly(item, copy, is_wrong=is_wrong, probability=probability)
             self._note(index, item, copy, is_junk=is_junk)
             waiting = self._waiting_counts
             lesson = trains(
@@ -224,9 +234,16 @@ class _Run:
                     spam=learned[0] + waiting[copy.user, Lesson.SPAM],
                     ham=learned[1] + waiting[copy.user, Lesson.HAM],
                 ),
+                spam_too=self._contender.spam_too,
             )
             if lesson is not None:
                 self._let_settle(index, item, copy, lesson)
+
+    async def _teach_perfectly(
+        self, item: Item, copy: Copy, *, is_wrong: bool, probability: float | None
+    ) -> None:
+        if is_wrong or probability is None or SURE < probability < 1 - SURE:
+            await self._teach(copy, item, _truth(copy), is_correction=True)
 
     async def deliver_to_all(self, index: int, item: Item, scan: MilterScan) -> None:
         """One verdict for all recipients, from one set of statistics, as Rspamd gives it."""

@@ -26,9 +26,16 @@ UNWANTED_LISTS_SHARE = 0.08
 """So much of the stream comes through lists that one user calls spam."""
 SMALLEST_LIST_SHARE = 0.01
 """Nobody has a taste in lists that hardly ever write."""
-_OFFERS = re.compile(
-    rb"mortgage|\bloans?\b|insurance|refinanc|\bdebts?\b|credit card|interest rate", re.IGNORECASE
-)
+WANTED_OFFERS_SHARE = 0.08
+"""At least so much of the stream is spam that one user wants, if there is as much."""
+# What offers are about; a message is about what it names twice.
+_TOPICS = {
+    "money": r"mortgage|\bloans?\b|insurance|refinanc|\bdebts?\b|credit card|interest rate",
+    "travel": r"\bhotels?\b|vacation|\bholidays?\b|\bcruise|\bflights?\b|\bresorts?\b",
+    "software": r"software|windows|adobe|microsoft|\bnorton\b|\bantivirus\b|download",
+    "health": r"\bpills?\b|weight loss|\bdiet|pharmac|\bmedic|\bdoctors?\b|prescription",
+}
+_ABOUT = {name: re.compile(words.encode(), re.IGNORECASE) for name, words in _TOPICS.items()}
 _UNSUBSCRIBE = re.compile(rb"unsubscribe", re.IGNORECASE)
 
 
@@ -74,7 +81,7 @@ class Letter:
     time_s: float
     list_name: str
     is_newsletter: bool
-    is_offer: bool
+    topics: frozenset[str]
 
 
 def read_letters(corpus: Path, limit: int = 6000) -> list[Letter]:
@@ -119,7 +126,7 @@ def _letter(raw: bytes, *, is_spam: bool) -> Letter:
         list_name=list_name,
         is_newsletter=html
         and ("list-unsubscribe" in fields or bool(not list_name and _UNSUBSCRIBE.search(body))),
-        is_offer=len(_OFFERS.findall(raw)) > 1,
+        topics=frozenset(name for name, words in _ABOUT.items() if len(words.findall(raw)) > 1),
     )
 
 
@@ -133,10 +140,38 @@ def _time_s(message: email.message.Message) -> float:
     return 0.0
 
 
-def unwanted_lists(letters: list[Letter], share: float = UNWANTED_LISTS_SHARE) -> frozenset[str]:
-    """Some lists, always the same of the same mail, that make about this share of it."""
+@dataclass(frozen=True, slots=True)
+class Tastes:
+    """What the three users do not agree about, besides newsletters.
+
+    Attributes:
+        unwanted_lists: mailing lists that are spam to bert.
+        wanted_topics: what the offers are about that are not spam to clara.
+    """
+
+    unwanted_lists: frozenset[str]
+    wanted_topics: frozenset[str]
+
+    @classmethod
+    def of(cls, letters: list[Letter]) -> Tastes:
+        """Tastes that differ about some of this mail; always the same for the same mail."""
+        return cls(_unwanted_lists(letters), _wanted_topics(letters))
+
+    def who_calls_it_spam(self, letter: Letter) -> dict[str, bool]:
+        """Each user's opinion; anna's is the corpus's."""
+        is_wanted_offer = letter.is_spam and bool(letter.topics & self.wanted_topics)
+        is_tiresome = letter.is_newsletter or letter.list_name in self.unwanted_lists
+        return {
+            "anna": letter.is_spam,
+            "bert": letter.is_spam or is_tiresome,
+            "clara": letter.is_spam and not is_wanted_offer,
+        }
+
+
+def _unwanted_lists(letters: list[Letter]) -> frozenset[str]:
+    """Some lists that together stay within their share."""
     sizes = Counter(it.list_name for it in letters if it.list_name and not it.is_spam)
-    room = share * len(letters)
+    room = UNWANTED_LISTS_SHARE * len(letters)
     chosen = set()
     for name in sorted(sizes, key=lambda it: hashlib.sha256(it.encode()).digest()):
         if SMALLEST_LIST_SHARE * len(letters) <= sizes[name] <= room:
@@ -145,29 +180,26 @@ def unwanted_lists(letters: list[Letter], share: float = UNWANTED_LISTS_SHARE) -
     return frozenset(chosen)
 
 
-def opinions(letter: Letter, lists: frozenset[str]) -> dict[str, bool]:
-    """Who calls a letter spam.
-
-    anna agrees with the corpus; to bert newsletters and some lists are spam;
-    clara wants the offers of loans and insurance that others call spam.
-    """
-    return {
-        "anna": letter.is_spam,
-        "bert": letter.is_spam or letter.is_newsletter or letter.list_name in lists,
-        "clara": letter.is_spam and not letter.is_offer,
-    }
+def _wanted_topics(letters: list[Letter]) -> frozenset[str]:
+    """One topic after the other, until enough of the spam is wanted."""
+    chosen: set[str] = set()
+    for topic in _TOPICS:
+        wanted = sum(it.is_spam and bool(it.topics & chosen) for it in letters)
+        if wanted < WANTED_OFFERS_SHARE * len(letters):
+            chosen.add(topic)
+    return frozenset(chosen)
 
 
 def make_stream(letters: list[Letter], *, seed: int, shuffled: bool) -> list[Item]:
     """Send every letter to one to three of the users; the same for the same seed."""
     rng = random.Random(seed)
-    lists = unwanted_lists(letters)
+    tastes = Tastes.of(letters)
     order = list(letters)
     if shuffled:
         rng.shuffle(order)
     items = []
     for letter in order:
-        told = opinions(letter, lists)
+        told = tastes.who_calls_it_spam(letter)
         recipients = rng.sample(USERS, rng.choice((1, 2, 3)))
         items.append(
             Item(
