@@ -136,9 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", help="one step; may be repeated")
     parser.add_argument("--docs", type=Path, help="a folder that gets the plot, too")
     options = parser.parse_args(arguments)
-    watch, figures = Watch(), []
+    figures: list[Figure] = []
     started = time.monotonic()
     with BenchHost() as host:
+        watch = Watch(host.leaders)
         print(_machine(host, watch), flush=True)  # noqa: T201
         bench = Bench(host, watch)
         steps = bench.steps()

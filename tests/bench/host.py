@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 import corpus
 
+from mailhooks.errors import LabError
 from mailhooks.lab import Lab
 from mailhooks.lab.host import ADDRESS, DOMAIN, MAIL_UID
 from mailhooks.lab.letters import LetterBox
@@ -78,6 +80,7 @@ class BenchHost:
     def __init__(self, *, settle_s: float = 30.0) -> None:
         self._stack = ExitStack()
         self._settle_s = settle_s
+        self._numbers = itertools.count()
         self._passwords = {name: secrets.token_urlsafe(9) for name in CONTENDERS}
         self.folder = Path()
         self.is_real = corpus.find_corpus() is not None
@@ -119,6 +122,14 @@ class BenchHost:
         """Calls that the discarding socket has had."""
         return (self.folder / "discarded").stat().st_size
 
+    def leaders(self) -> list[int]:
+        """Processes in whose sessions the lab's servers run."""
+        found = []
+        for server in self.lab.servers.values():
+            with suppress(LabError):
+                found.append(server.pid)
+        return found
+
     def fill(self, name: str, messages: Sequence[bytes]) -> None:
         """Put messages into INBOX, without a delivery, and nothing else; empty Junk."""
         mailbox = self.mailbox(name)
@@ -127,10 +138,15 @@ class BenchHost:
         for folder in (maildir, maildir / ".Junk"):
             for path in [*folder.glob("cur/*"), *folder.glob("new/*")]:
                 path.unlink()
-        for number, raw in enumerate(messages):
+        mailbox.count("INBOX")
+        mailbox.count("Junk")
+        for raw in messages:
+            number = next(self._numbers)  # never the name of one that was there
             path = maildir / "new" / f"{1_700_000_000 + number}.M{number}.bench"
             path.write_bytes(raw.replace(b"\r\n", b"\n"))
             os.chown(path, MAIL_UID, MAIL_UID)
+        if mailbox.count("INBOX") != len(messages):
+            raise RuntimeError(f"{name}: INBOX is not what was put there")
 
     def teach(self, *names: str) -> None:
         """Have Rspamd learn the same for users: ``TAUGHT`` messages, half of them spam."""
