@@ -7,7 +7,7 @@
 #
 #   make lint          ruff and mypy
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
-#   make storm         two users move 1,000 messages each while a part is killed 50 times
+#   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
@@ -41,8 +41,9 @@ endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
+# Two at once: much of the time is waiting for servers. A file's tests share one lab.
 test: test-packages lint
-	$(SUDO) $(BIN)/python -m pytest
+	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff check .

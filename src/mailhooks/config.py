@@ -202,7 +202,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     learn_on_delivery: Literal["off", "confident", "all", "balanced"] = "balanced"
-    spam_on_delivery: bool = True
+    spam_on_delivery: bool = False
     delivery_settle_s: float = SETTLE_S
     shared_agreement: int = AGREEING
     settle_s: float = 30.0
@@ -308,6 +308,20 @@ class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
     database: str = ""
 
 
+class DoctorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[doctor]``: how ``mailhooks doctor`` reads the servers' configuration.
+
+    Attributes:
+        postconf: the program with its first arguments.
+        doveconf: likewise.
+        rspamadm: likewise.
+    """
+
+    postconf: tuple[str, ...] = ("postconf",)
+    doveconf: tuple[str, ...] = ("doveconf",)
+    rspamadm: tuple[str, ...] = ("rspamadm",)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, one attribute a section."""
 
@@ -322,6 +336,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
     accounts: AccountsSettings = AccountsSettings()
+    doctor: DoctorSettings = DoctorSettings()
 
 
 def load(path: Path) -> Settings:
@@ -602,6 +617,9 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
     "accounts.database": _database_url,
+    "doctor.postconf": _not_empty,
+    "doctor.doveconf": _not_empty,
+    "doctor.rspamadm": _not_empty,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,
     "mailboxes.junk": _mailbox_names,

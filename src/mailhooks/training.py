@@ -9,7 +9,7 @@ the caller lets the sample wait, and a move within that time wins.
 
 - as ham, what went to INBOX, while the user's ham is not more than spam by
   ``HAM_AHEAD`` messages, and only if Bayes is not sure of it already;
-- as spam, unless that is not wanted, what went to Junk and the milter score
+- as spam, if that is wanted, what went to Junk and the milter score
   alone condemns, while spam is not ahead of ham by ``SPAM_AHEAD`` messages, and
   only if Bayes is not sure of it already.
 
@@ -75,7 +75,7 @@ class Delivery:
     ham: int
 
 
-def trains(mode: Mode, delivery: Delivery, *, spam_too: bool = True) -> Lesson | None:
+def trains(mode: Mode, delivery: Delivery, *, spam_too: bool = False) -> Lesson | None:
     """What a delivery is to be learned as once it has settled; None if it teaches nothing.
 
     Without a verified milter score only ``all`` trains: what nobody has judged may be anything.

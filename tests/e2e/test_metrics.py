@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def health(lab: Lab) -> tuple[int, dict[str, Any]]:
-    status, text = get(lab, "/health")
+    status, text = get(lab, "/healthz")
     return status, json.loads(text)
 
 

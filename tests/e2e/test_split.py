@@ -37,7 +37,19 @@ def hosts() -> Iterator[Hosts]:
     """MX, then the mailbox host's own Postfix as a relay, then Dovecot."""
     with ExitStack() as stack:
         mx, mailboxes = (stack.enter_context(Lab(["alice"], min_learns=2)) for _ in range(2))
-        postconf(mx, f"virtual_transport=smtp:[{ADDRESS}]:{mailboxes.smtp_port}")
+        # As docs/split.md says: what leaves for strangers loses the score, this mail does not.
+        service = "mailboxes unix - - n - - smtp -o smtp_header_checks="
+        subprocess.run(
+            [
+                "/usr/sbin/postconf",
+                "-c",
+                str(mx.root / "postfix"),
+                "-Me",
+                f"mailboxes/unix={service}",
+            ],
+            check=True,
+        )
+        postconf(mx, f"virtual_transport=mailboxes:[{ADDRESS}]:{mailboxes.smtp_port}")
         postconf(mailboxes, "smtpd_milters=", "myhostname=mailboxes.mail.example")
         settings = mailboxes.root / "mailhooks/mailhooks.toml"
         text = settings.read_text()

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from mailhooks import batch
 from mailhooks.cli import main
+from mailhooks.lesson import SHARED_USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,3 +292,19 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(settings: Path, folder: P
     assert f"{folder}/99.eml: refused: too-few-tokens".encode() in shown
     plain = subprocess.run([*learn_all, "-u", "b", str(folder)], capture_output=True, check=False)
     assert plain.stderr.decode() == f"{folder}/99.eml: refused: too-few-tokens\n"
+
+
+def test_the_shared_statistics_learn_in_a_name_nobody_has(
+    settings: Path, folder: Path, controller: Controller
+) -> None:
+    """Only if there are such statistics, and never together with a user."""
+    refused = learn(settings, "spam", "--shared", str(folder))
+    assert refused.exit_code == 2
+    assert "there are no shared statistics: rspamd.shared_classifier is empty" in refused.stderr
+    assert learn(settings, "spam", "--shared", "-u", USER, str(folder)).exit_code == 2
+    text = settings.read_text().replace("[rspamd]\n", '[rspamd]\nshared_classifier = "all"\n')
+    settings.write_text(text)
+    result = learn(settings, "spam", "--shared", str(folder))
+    assert result.exit_code == 0, result.output
+    assert {(path, user) for path, user, _ in controller.learned} == {("/learnspam", SHARED_USER)}
+    assert len(controller.learned) == 20

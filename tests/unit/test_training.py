@@ -41,7 +41,7 @@ def test_confident_trains_what_nothing_speaks_against(change: dict[str, float | 
 def test_balanced_begins_with_nothing_learned() -> None:
     """Else good mail would never be learned, and Bayes never speak."""
     assert trains(Mode.BALANCED, GOOD) is Lesson.HAM
-    assert trains(Mode.BALANCED, CONDEMNED) is Lesson.SPAM
+    assert trains(Mode.BALANCED, CONDEMNED, spam_too=True) is Lesson.SPAM
 
 
 @given(st.integers(0, 3000), st.integers(0, 3000))
@@ -49,7 +49,8 @@ def test_balanced_keeps_the_classes_near_each_other(spam: int, ham: int) -> None
     """A class that is ahead waits for the other one."""
     counts = {"spam": spam, "ham": ham}
     good = trains(Mode.BALANCED, replace(GOOD, **counts))  # type: ignore[arg-type]
-    bad = trains(Mode.BALANCED, replace(CONDEMNED, **counts))  # type: ignore[arg-type]
+    condemned = replace(CONDEMNED, **counts)  # type: ignore[arg-type]
+    bad = trains(Mode.BALANCED, condemned, spam_too=True)
     assert (good is Lesson.HAM) == (ham - spam < HAM_AHEAD)
     assert (bad is Lesson.SPAM) == (spam - ham < SPAM_AHEAD)
 
@@ -57,19 +58,19 @@ def test_balanced_keeps_the_classes_near_each_other(spam: int, ham: int) -> None
 def test_balanced_passes_over_what_bayes_is_sure_of() -> None:
     """There is nothing to learn from it."""
     assert trains(Mode.BALANCED, replace(GOOD, probability=0.001)) is None
-    assert trains(Mode.BALANCED, replace(CONDEMNED, probability=0.999)) is None
+    assert trains(Mode.BALANCED, replace(CONDEMNED, probability=0.999), spam_too=True) is None
 
 
 def test_balanced_learns_spam_only_from_what_the_milter_score_condemns() -> None:
     """What only this user's Bayes put into Junk must not confirm itself."""
     by_bayes = replace(CONDEMNED, milter=5.9, points=8.0, probability=0.9)
-    assert trains(Mode.BALANCED, by_bayes) is None
+    assert trains(Mode.BALANCED, by_bayes, spam_too=True) is None
 
 
-def test_balanced_trains_ham_alone_if_spam_is_not_wanted() -> None:
+def test_balanced_trains_ham_alone_unless_spam_is_wanted() -> None:
     """What the milter score condemns then waits for a person's word."""
-    assert trains(Mode.BALANCED, CONDEMNED, spam_too=False) is None
-    assert trains(Mode.BALANCED, GOOD, spam_too=False) is Lesson.HAM
+    assert trains(Mode.BALANCED, CONDEMNED) is None
+    assert trains(Mode.BALANCED, GOOD) is Lesson.HAM
 
 
 def test_balanced_needs_a_verified_score() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mailhooks.daemon.weights import REMEMBERED_S, Weights
+from mailhooks.daemon.weights import REMEMBERED_S, YOUNG_REMEMBERED_S, Weights
 from mailhooks.errors import StatisticsError
 from mailhooks.lesson import Lesson
 
@@ -28,6 +28,7 @@ class FakeRedis:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.ham = 1000
         self.away = False
         self.free = threading.Event()
         self.free.set()
@@ -37,7 +38,7 @@ class FakeRedis:
         if self.away:
             raise StatisticsError("Redis is away")
         self.asked += 1
-        return counts(self.asked, 100)
+        return counts(1000 + self.asked, self.ham)
 
 
 class Clock:
@@ -67,11 +68,11 @@ def weights(redis: FakeRedis, clock: Clock) -> Iterator[Weights]:
 
 async def test_a_count_is_remembered_for_a_while(weights: Weights, clock: Clock) -> None:
     """Redis is not asked for every message, and a later count is seen in the end."""
-    assert await weights.of("ann", 30) == counts(1, 100)
-    assert await weights.of("ann", 30) == counts(1, 100)
-    assert await weights.of("bob", 30) == counts(2, 100)
+    assert await weights.of("ann", 30) == counts(1001, 1000)
+    assert await weights.of("ann", 30) == counts(1001, 1000)
+    assert await weights.of("bob", 30) == counts(1002, 1000)
     clock.now += REMEMBERED_S
-    assert await weights.of("ann", 30) == counts(3, 100)
+    assert await weights.of("ann", 30) == counts(1003, 1000)
 
 
 async def test_without_redis_the_least_is_assumed(
@@ -86,10 +87,10 @@ async def test_without_redis_the_least_is_assumed(
     ]
     redis.away = False
     clock.now += REMEMBERED_S
-    assert await weights.of("ann", 30) == counts(1, 100)
+    assert await weights.of("ann", 30) == counts(1001, 1000)
     redis.away = True
     clock.now += REMEMBERED_S
-    assert await weights.of("ann", 30) == counts(1, 100), "an old count is better than none"
+    assert await weights.of("ann", 30) == counts(1001, 1000), "an old count is better than none"
     assert len(caplog.records) == 2
 
 
@@ -107,3 +108,17 @@ async def test_without_a_redis_configured_the_least_is_assumed() -> None:
     weights = Weights(None, 7)
     assert await weights.of("ann", 30) == LEAST
     weights.close()
+
+
+async def test_young_statistics_are_asked_for_again_soon(
+    weights: Weights, redis: FakeRedis, clock: Clock
+) -> None:
+    """Every message counts there; and at once, if it was learned here."""
+    redis.ham = 3
+    assert await weights.of("ann", 30) == counts(1001, 3)
+    assert await weights.of("ann", 30) == counts(1001, 3)
+    clock.now += YOUNG_REMEMBERED_S
+    assert await weights.of("ann", 30) == counts(1002, 3)
+    weights.forget("ann")
+    weights.forget("nobody")
+    assert await weights.of("ann", 30) == counts(1003, 3)

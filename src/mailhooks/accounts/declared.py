@@ -125,7 +125,7 @@ def load(path: Path) -> Declared:
     Raises:
         AccountsError: it cannot be read or holds something wrong; lists all of it.
     """
-    name = spelling.shown(str(path))
+    name = str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path

@@ -89,6 +89,7 @@ class Samples:
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.
         has_shared: whether Rspamd keeps statistics that all users share.
+        taught: told of each user whose statistics have just learned.
         clock: seconds since the epoch.
         rng: jitter of retries.
     """
@@ -102,12 +103,14 @@ class Samples:
         *,
         count: Count | None = None,
         has_shared: bool = False,
+        taught: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._spool = spool
         self._open_ledger = open_ledger
         self._settings = settings
+        self._taught = taught
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._groups = Groups(self._settle_s)
@@ -296,6 +299,7 @@ class Samples:
         ended = False
         try:
             await self._tutor.finish(entries)
+            self._taught(key[0])
         except RspamdMisconfigured as error:
             LEARNS.labels("configuration").inc()
             wait_s = self._postpone(key, logging.ERROR, f"kept until settings change: {error}")

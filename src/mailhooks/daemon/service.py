@@ -67,6 +67,8 @@ async def serve(settings: Settings) -> None:
                 max_connections=settings.rspamd.max_connections,
             )
         )
+        weights = weights_in(settings.redis)
+        stack.callback(weights.close)
         samples = Samples(
             Spool(daemon.spool_dir),
             lambda: SqliteLedger(settings.learning.ledger_file),
@@ -74,12 +76,11 @@ async def serve(settings: Settings) -> None:
             settings.learning,
             count=count_in(settings.redis),
             has_shared=bool(settings.rspamd.shared_classifier),
+            taught=weights.forget,
         )
         decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
         # Before the sockets, so that it ends after them.
         stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
-        weights = weights_in(settings.redis)
-        stack.callback(weights.close)
         classifier = Classifier(
             rspamd,
             keys,

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("mailhooks.weights")
 
 REMEMBERED_S = 30.0
-"""A few learns more or less change a blend by little, and no verdict waits for them."""
+"""Where much is learned already, a few learns more or less change a blend by little."""
+
+YOUNG = 200
+YOUNG_REMEMBERED_S = 1.0
+"""Each learn counts as long as one class has fewer than ``YOUNG`` messages."""
 
 MAX_REMEMBERED = 50_000
 
@@ -53,6 +57,10 @@ class Weights:
         """Let go of the thread; harmless to repeat."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def forget(self, user: str) -> None:
+        """Ask Redis the next time, since the user's statistics have just learned."""
+        self._known.pop(user, None)
+
     async def of(self, user: str, timeout_s: float) -> Learned:
         """What the user's statistics have learned; ``SHARED_USER`` for the shared ones.
 
@@ -62,8 +70,10 @@ class Weights:
         """
         now = self._clock()
         known = self._known.get(user)
-        if known is not None and now - known[0] < REMEMBERED_S:
-            return known[1]
+        if known is not None:
+            is_young = min(known[1].values()) < YOUNG
+            if now - known[0] < (YOUNG_REMEMBERED_S if is_young else REMEMBERED_S):
+                return known[1]
         if self._count is None:
             return self._least
         loop = asyncio.get_running_loop()

@@ -184,6 +184,8 @@ def play(material: Material, say: Callable[[str], None]) -> Outcome:
         (FIRST, SECOND),
         aliases={BOTH: (FIRST, SECOND)},
         min_learns=MIN_LEARNS,
+        # The contrast to the host without mailhooks is clearer so.
+        shared=False,
         learn_on_delivery="all",
         settle_s=0.5,
     )
@@ -192,7 +194,7 @@ def play(material: Material, say: Callable[[str], None]) -> Outcome:
         say(
             f"Up after {time.monotonic() - started:.1f} s, in {host.root}. Nothing outside it is "
             f"touched. Rspamd's Bayes speaks after {MIN_LEARNS} learned messages of each class "
-            "here (200 on a real host)."
+            "here."
         )
         return _Play(host, material, say, started).run()
 
@@ -294,7 +296,7 @@ class _Play:
             what,
             name,
             parts["milter"],
-            parts["bayes"],
+            re.sub(r", own [^)]*", "", parts["bayes"]),
             parts["score"],
             parts["required"],
             copies[0].folder,

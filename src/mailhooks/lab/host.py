@@ -69,6 +69,7 @@ LONG_TLDS = frozenset({"info", "name", "mobi", "jobs", "example", "test"})
 # Below Linux's ephemeral range (32768 and up), so that no outgoing connection
 # can take a port between the moment it is chosen and the moment it is bound.
 PORT_RANGE = (20000, 32000)
+PORT_PARTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,11 @@ class Lab:
         aliases: local part of an alias -> local part of its account, or whole
             addresses; several for a group.
         min_learns: messages of each class before Rspamd's Bayes speaks (Rspamd: 200).
+        shared: whether there are statistics that all users share.
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
         delivery_settle_s: likewise.
+        shared_agreement: likewise.
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
@@ -118,9 +121,11 @@ class Lab:
         *,
         aliases: Mapping[str, str | Sequence[str]] | None = None,
         min_learns: int = 2,
+        shared: bool = True,
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
         delivery_settle_s: float = 0.0,
+        shared_agreement: int = 0,
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
@@ -135,10 +140,12 @@ class Lab:
         self.keys = KeyRing((new_key(),))
         self.rspamd_password = secrets.token_urlsafe(16)
         self._min_learns = min_learns
+        self._shared = shared
         self._learning = {
             "learn_on_delivery": learn_on_delivery,
             "settle_s": settle_s,
             "delivery_settle_s": delivery_settle_s,
+            "shared_agreement": shared_agreement,
         }
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
@@ -319,7 +326,7 @@ class Lab:
             learn_url=self.learn_url,
             password=self.rspamd_password,
             classifier="bayes",
-            shared_classifier="bayes_shared",
+            shared_classifier="bayes_shared" if self._shared else "",
         )
 
     def log(self, name: str) -> str:
@@ -479,6 +486,7 @@ class Lab:
                 "dns_port": dns,
                 "tld_list": root / "rspamd/tlds.dat",
                 "min_learns": self._min_learns,
+                "shared": self._shared,
                 "workers": 2,
                 "password": self.rspamd_password,
                 "report_key": self.keys.signing.report_secret(),
@@ -493,6 +501,11 @@ class Lab:
                 "url": f"redis://{ADDRESS}:{self.redis_port}/0",
             },
             "doveadm": {"command": ["doveadm", "-c", str(root / "dovecot/dovecot.conf")]},
+            "doctor": {
+                "postconf": ["postconf", "-c", str(root / "postfix")],
+                "doveconf": ["doveconf", "-c", str(root / "dovecot/dovecot.conf")],
+                "rspamadm": ["rspamadm", *self._rspamd_folders()],
+            },
             "daemon": {
                 "socket_dir": root / "run/mailhooks",
                 "spool_dir": root / "spool",
@@ -549,10 +562,7 @@ class Lab:
                     "_rspamd",
                     "-g",
                     "_rspamd",
-                    f"--var=LOCAL_CONFDIR={root}/rspamd",
-                    f"--var=DBDIR={root}/rspamd-data",
-                    f"--var=RUNDIR={root}/rspamd-data",
-                    f"--var=LOGDIR={log}",
+                    *self._rspamd_folders(),
                 ],
                 rspamd_ready,
                 log / "rspamd.log",
@@ -604,6 +614,16 @@ class Lab:
             ),
         ):
             self.servers[server.name] = server
+
+    def _rspamd_folders(self) -> list[str]:
+        data = self.root / "rspamd-data"
+        folders = {
+            "LOCAL_CONFDIR": self.root / "rspamd",
+            "DBDIR": data,
+            "RUNDIR": data,
+            "LOGDIR": self.root / "log",
+        }
+        return [f"--var={name}={folder}" for name, folder in folders.items()]
 
     def _redis_ready(self) -> bool:
         try:
@@ -667,8 +687,10 @@ def check_machine() -> None:
 def free_ports(count: int) -> list[int]:
     """TCP ports on loopback that nobody uses, and no outgoing connection will take."""
     found: list[int] = []
-    candidates = random.SystemRandom().sample(range(*PORT_RANGE), 1000)
-    for port in candidates:
+    # Labs that start side by side look in different parts of the range, since a
+    # port is free to both of them until one's server has bound it.
+    part = range(*PORT_RANGE)[os.getpid() % PORT_PARTS :: PORT_PARTS]
+    for port in random.SystemRandom().sample(part, len(part)):
         with socket.socket() as probe:
             try:
                 probe.bind((ADDRESS, port))

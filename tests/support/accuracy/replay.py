@@ -69,7 +69,7 @@ class Contender:
     min_learns: int = 1
     min_token_hits: int = 1
     mode: Mode = Mode.OFF
-    spam_too: bool = True
+    spam_too: bool = False
     is_perfect: bool = False
     asks_shared: bool = True
     autolearns: bool = False
@@ -82,11 +82,13 @@ HELPED = Contender("today, helped", "first", 20, 2, bootstraps=True)
 OFF = Contender("mailhooks off", "own", mode=Mode.OFF)
 ALL = Contender("mailhooks all", "own", mode=Mode.ALL)
 CONFIDENT = Contender("mailhooks confident", "own", mode=Mode.CONFIDENT)
-HAM_ONLY = Contender("balanced, ham only", "own", mode=Mode.BALANCED, spam_too=False)
-ALONE = Contender("balanced, not shared", "own", mode=Mode.BALANCED, asks_shared=False)
 DEFAULT = Contender("mailhooks balanced", "own", mode=Mode.BALANCED)
+SPAM_TOO = Contender("balanced, spam too", "own", mode=Mode.BALANCED, spam_too=True)
+UNSHARED = Contender(
+    "spam too, not shared", "own", mode=Mode.BALANCED, spam_too=True, asks_shared=False
+)
 PERFECT = Contender("perfect users", "own", is_perfect=True)
-CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, HAM_ONLY, ALONE, DEFAULT, PERFECT)
+CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, DEFAULT, SPAM_TOO, UNSHARED, PERFECT)
 
 
 @dataclass(frozen=True, slots=True)
