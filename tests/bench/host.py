@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -32,7 +32,7 @@ from mailhooks.message import without_fields
 from mailhooks.source import iter_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 OURS = "ours"
 SENDER = "sender@example.org"
@@ -41,7 +41,7 @@ TAUGHT = 60
 BAYES_ONLY = '{"groups_enabled":["statistics"]}'
 PIPERS = tuple(f"piping{number}" for number in range(5))
 BULK = "--header Learn-Type=bulk"
-CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "bare")
+CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "bare")
 PAUSE_S = 0.02
 # The topmost trace fields, down to the first Received.
 _DOVECOT = re.compile(
@@ -68,6 +68,7 @@ class BenchHost:
     * ``discarding``: imapsieve pipes to a socket that discards
     * ``piping0`` and so on: imapsieve pipes to a shell and rspamc; a fresh one each round
     * ``plain``: IMAP without imapsieve
+    * ``idle``: IMAP with imapsieve and an empty script
     * ``bare``: only Rspamd knows it
 
     Attributes:
@@ -96,7 +97,7 @@ class BenchHost:
             self.lab = Lab((OURS,), settle_s=self._settle_s, extra_dovecot=self._dovecot())
             stack.enter_context(self.lab)
             self._write_programs()
-            stack.callback(self._start_discarding().kill)
+            stack.enter_context(self._discarding())
             self._stack = stack.pop_all()
         return self
 
@@ -194,6 +195,7 @@ class BenchHost:
             ("forking", FORKING),
             ("discarding", DISCARDING),
             ("piping", PIPING),
+            ("idle", "# nothing\n"),
         ):
             (self.folder / f"{name}.sieve").write_text(text, encoding="ascii")
         (self.folder / "bin").mkdir()
@@ -209,6 +211,7 @@ class BenchHost:
                 for name in PIPERS
             },
             # An empty value would mean "yes"; zlib does nothing for a flag.
+            "idle": [f"imapsieve_mailbox1_before=file:{self.folder}/idle.sieve"],
             "plain": ["mail_plugins=zlib"],
             "bare": [],
         }
@@ -257,15 +260,19 @@ class BenchHost:
             config = str(self.lab.root / "dovecot/dovecot.conf")
             subprocess.run(["/usr/bin/sievec", "-c", config, str(script)], check=True)
 
-    def _start_discarding(self) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def _discarding(self) -> Iterator[None]:
         path = self.lab.root / "run/mailhooks/bench-discard"
         program = Path(__file__).with_name("discard.py")
         count = self.folder / "discarded"
         count.touch()
-        process = subprocess.Popen([sys.executable, str(program), str(path), str(count)])
-        while not unix_answers(path):
-            time.sleep(PAUSE_S)
-        return process
+        with subprocess.Popen([sys.executable, str(program), str(path), str(count)]) as process:
+            try:
+                while not unix_answers(path):
+                    time.sleep(PAUSE_S)
+                yield
+            finally:
+                process.kill()
 
 
 def _messages() -> tuple[list[bytes], list[bytes]]:
