@@ -26,13 +26,12 @@ from bench import (
     delivery,
     drain,
     ledgers,
-    load,
     memory,
     milters,
     moves,
     startup,
 )
-from bench.figures import TARGETS, DishonestError, Figure, details, flat, quantile, table
+from bench.figures import TARGETS, DishonestError, Figure, details, flat, table
 from bench.host import OURS, BenchHost, hash_of
 from bench.machine import BUSY_LIMIT, Watch
 
@@ -48,7 +47,6 @@ class Bench:
     def __init__(self, host: BenchHost, watch: Watch) -> None:
         self._host = host
         self._watch = watch
-        self._bayes_ms = 0.0
         self.curves: dict[str, dict[str, list[curves.Point]]] = {}
         host.teach(OURS, "forking")
         self._typical = host.typical()
@@ -82,12 +80,9 @@ class Bench:
 
     def _delivery(self) -> list[Figure]:
         host = self._host
-        bare = classify.callers(host, [self._typical])["bare"]
-        times = load.run(bare, 100, 1).latencies_s
-        bayes_ms = quantile(times, 0.5) * 1000
         found = host.stamped([*host.spam[30:60], *host.ham[30:60]], 60)
         messages = delivery.agreed(host, found, 30)
-        return delivery.measure(host, self._watch, messages, bayes_ms, rounds=6)
+        return delivery.measure(host, self._watch, messages, rounds=6)
 
     def _moves(self) -> list[Figure]:
         host, watch = self._host, self._watch

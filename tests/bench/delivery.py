@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lmtp import UnixLmtp
 
+from bench import load
+from bench.classify import callers
 from bench.figures import Figure, alternate, quantile, same_work
 from bench.host import OURS, SENDER
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from bench.machine import Watch
 
 CONTENDERS = ("filing", OURS, "forking")
+BARE = "bare"
 # Rspamd guesses a text's language, and with it its tokens, anew at every scan.
 FLIPPED_SHARE = 0.1
 OWN_MS = 2.0
@@ -45,7 +48,7 @@ def agreed(host: BenchHost, messages: Sequence[bytes], count: int) -> list[bytes
 
 
 def measure(
-    host: BenchHost, watch: Watch, messages: Sequence[bytes], bayes_ms: float, *, rounds: int
+    host: BenchHost, watch: Watch, messages: Sequence[bytes], *, rounds: int
 ) -> list[Figure]:
     """Deliver the same messages to each contender, round after round.
 
@@ -53,13 +56,17 @@ def measure(
         host: the lab.
         watch: tells what else the machine does.
         messages: that ours and the fork file alike.
-        bayes_ms: what Rspamd alone needs for a Bayes-only scan.
         rounds: how often.
     """
-    medians: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    medians: dict[str, list[float]] = {name: [] for name in (*CONTENDERS, BARE)}
+    bare = callers(host, messages)[BARE]
     folders: dict[str, tuple[int, int]] = {}
 
     def run(name: str, _number: int) -> None:
+        if name == BARE:  # Rspamd's own time, in the same rounds
+            done = load.run(bare, len(messages), 1)
+            medians[name].append(quantile(done.latencies_s, 0.5) * 1000)
+            return
         host.fill(name, ())
         times = []
         with UnixLmtp(str(host.lab.root / "run/lmtp")) as lmtp:
@@ -77,10 +84,11 @@ def measure(
         same_work("delivery", {"sent": len(messages), "filed": sum(folders[name])})
 
     before = watch.probe()
-    alternate(CONTENDERS, rounds, run)
+    alternate((*CONTENDERS, BARE), rounds, run)
     busy = max(before, watch.probe())
     rows = list(zip(*(medians[name] for name in CONTENDERS), strict=True))
     filing, ours, forking = (quantile(medians[name], 0.5) for name in CONTENDERS)
+    bayes_ms = quantile(medians[BARE], 0.5)
     note = f"{ours:.1f} ms, with a fork {forking:.1f} ms, only filing {filing:.1f} ms"
     return [
         Figure(

@@ -64,7 +64,7 @@ def test_deliveries_are_filed_alike_by_ours_and_by_a_fork(
     """Both figures come out only if every copy is there and the verdicts agree."""
     messages = delivery.agreed(host, stamped, 8)
     assert len(messages) == 8
-    figures = delivery.measure(host, Watch(host.leaders), messages, 5.0, rounds=1)
+    figures = delivery.measure(host, Watch(host.leaders), messages, rounds=1)
     assert [len(figure.rounds) for figure in figures] == [1, 1]
 
 
