@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from typing import TYPE_CHECKING
 
@@ -39,11 +38,10 @@ def measure(host: BenchHost, watch: Watch, messages: Sequence[bytes], *, rounds:
 
     def run(name: str, number: int) -> None:
         users = [f"{name}.{number}.{user}@{DOMAIN}" for user in range(USERS)]
-        lessons = list(zip(itertools.cycle(users), itertools.cycle(Lesson), messages, strict=False))
-        # A user's lessons of both classes: users and classes must not keep step.
+        # Two neighbours are one user's, of both classes.
         lessons = [
-            (users[(place // 2) % USERS], lesson, raw)
-            for place, (_, lesson, raw) in enumerate(lessons)
+            (users[place // 2 % USERS], tuple(Lesson)[place % 2], raw)
+            for place, raw in enumerate(messages)
         ]
         learn = _drained if name == "ours" else _taught
         rates[name].append(len(messages) / learn(host, lessons))

@@ -146,6 +146,8 @@ class BenchHost:
             path = maildir / "new" / f"{1_700_000_000 + number}.M{number}.bench"
             path.write_bytes(raw.replace(b"\r\n", b"\n"))
             os.chown(path, MAIL_UID, MAIL_UID)
+        if messages:
+            os.sync()  # mail that users move has been on disk for long
         if mailbox.count("INBOX") != len(messages):
             raise RuntimeError(f"{name}: INBOX is not what was put there")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import get_type_hints
@@ -85,6 +86,29 @@ def test_alerts_ask_for_metrics_that_exist() -> None:
     asked = {name.removesuffix("_bucket") for name in re.findall(r"mailhooks_\w+", alerts)}
     assert asked
     assert asked <= documented_names
+
+
+def test_the_dashboard_asks_for_metrics_and_labels_that_exist() -> None:
+    """Every panel shows something: its metrics, labels and values are those of the page."""
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(mailhooks_\w+)` \| \w+ \| (.*?) \|", text, flags=re.MULTILINE)
+    labels = {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows}
+    dashboard = json.loads((ROOT / "contrib/grafana/mailhooks.json").read_text(encoding="utf-8"))
+    asked = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            metrics = re.findall(r"[a-z_]+(?=\{)", target["expr"])
+            assert metrics, target["expr"]
+            for metric in metrics:
+                if metric.startswith("process_"):
+                    continue  # prometheus-client's own
+                name = metric.removesuffix("_bucket")
+                by = re.search(r"by \((.*?)\)", target["expr"])
+                grouped = set(by[1].split(", ")) - {"le"} if by else set()
+                assert grouped <= labels[name], target["expr"]
+                assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= grouped
+                asked.add(name)
+    assert asked == set(labels)  # and none is forgotten
 
 
 def commands(command: click.Command, path: str) -> list[str]:

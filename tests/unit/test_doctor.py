@@ -180,6 +180,18 @@ def test_a_key_file_that_the_daemon_may_not_read(tmp_path: Path) -> None:
     assert "chown" in finding.advice
 
 
+def test_a_key_file_that_systemd_hands_over(tmp_path: Path) -> None:
+    """Root alone may read it, and the unit says that the service gets it all the same."""
+    path, unit = tmp_path / "keys", tmp_path / "mailhooks.service"
+    path.write_text(format_keys(KeyRing((new_key(),))), encoding="utf-8")
+    path.chmod(0o600)
+    units = (tmp_path / "none", unit)
+    unit.write_text(f"[Service]\nLoadCredential=keys:{path}.old\n", encoding="utf-8")
+    assert only(configuration.key_file(path, STRANGER, units=units)[1]).level is FAILED
+    unit.write_text(f"[Service]\nLoadCredential=keys:{path}\n", encoding="utf-8")
+    assert only(configuration.key_file(path, STRANGER, units=units)[1]).level is OK
+
+
 @pytest.mark.parametrize(("age_s", "level"), [(10, OK), (1000, WARNING)])
 def test_an_old_key_that_signed_nothing_that_counts(
     tmp_path: Path, age_s: float, level: Level

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from mailhooks import config
 from mailhooks.doctor import access
@@ -14,7 +16,7 @@ from mailhooks.errors import ConfigError
 from mailhooks.keys import KeyRing, load_keys
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from mailhooks.config import Settings
 
@@ -51,8 +53,17 @@ def settings_private(path: Path, settings: Settings) -> list[Finding]:
     return [ok(name, f"{path}: mode {mode_of(status)}")]
 
 
+UNITS: Final = (
+    Path("/etc/systemd/system/mailhooks.service"),
+    Path("/lib/systemd/system/mailhooks.service"),
+)
+
+
 def key_file(
-    path: Path, daemon_uid: int | None = None, max_age_s: float = math.inf
+    path: Path,
+    daemon_uid: int | None = None,
+    max_age_s: float = math.inf,
+    units: tuple[Path, ...] = UNITS,
 ) -> tuple[KeyRing | None, list[Finding]]:
     """Whether the keys can be read, are right, are secret, and none is needed no more.
 
@@ -60,6 +71,7 @@ def key_file(
         path: the file.
         daemon_uid: the user who has to read it; None if not known.
         max_age_s: for how long a score that was signed by an old key counts.
+        units: where the daemon's unit may be, by which systemd hands the file over.
     """
     name = "key file"
     try:
@@ -84,7 +96,7 @@ def key_file(
             )
         ]
     shut_out = daemon_uid is not None and not access.may(daemon_uid, status, access.READ)
-    if shut_out:
+    if shut_out and not any(map(_hands_over(path), units)):
         user = named(daemon_uid or 0)
         return ring, [
             failed(
@@ -108,3 +120,16 @@ def key_file(
             )
         ]
     return ring, [ok(name, text)]
+
+
+def _hands_over(path: Path) -> Callable[[Path], bool]:
+    """Whether a unit has systemd read a file and give it to the service (LoadCredential)."""
+    wanted = re.compile(rf"^LoadCredential=[^:\n]+:{re.escape(str(path))}$", re.MULTILINE)
+
+    def hands_over(unit: Path) -> bool:
+        try:
+            return bool(wanted.search(unit.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    return hands_over
