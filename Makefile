@@ -9,12 +9,9 @@
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
 #   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
-<<<<<<< HEAD
 #   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
-=======
 #   make deb           a Debian package of mailhooks for this release, in build
 #   make deb-test      install, use and remove it in a fresh Debian made for that
->>>>>>> main
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -36,12 +33,8 @@ SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml REA
 
 .DEFAULT_GOAL := help
 
-<<<<<<< HEAD
-.PHONY: help demo test lint unit integration e2e storm accuracy bench packages test-packages clean
-=======
-.PHONY: help demo test lint unit integration e2e storm accuracy deb deb-test packages \
+.PHONY: help demo test lint unit integration e2e storm accuracy bench deb deb-test packages \
 	test-packages clean
->>>>>>> main
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -73,12 +66,11 @@ accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m accuracy $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs "$(DOCS)")
 
-<<<<<<< HEAD
 # Prints figures and keeps them in build/; DOCS=docs renews the published plot, too.
 bench: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m bench $(if $(DOCS),--docs "$(DOCS)")
-=======
+
 # With Debian's own Python, which is what the package will run with.
 deb: build/deb/.built
 
@@ -89,7 +81,6 @@ build/deb/.built: $(VENV)/.wheel tools/build-deb docs/* contrib/*
 
 deb-test: deb test-packages
 	$(SUDO) tools/test-deb build/deb/*.deb
->>>>>>> main
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
