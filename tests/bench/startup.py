@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from bench.host import BenchHost
     from bench.machine import Watch
 
-POLL_S = 0.002
 LIMIT_S = 60.0
 
 
@@ -24,16 +25,25 @@ def measure(host: BenchHost, watch: Watch, *, rounds: int) -> Figure:
 
 
 def _start(host: BenchHost) -> float:
-    """Seconds until both sockets take calls."""
+    """Seconds until the daemon tells its supervisor that it is ready, as it tells systemd."""
     daemon = host.lab.servers["daemon"]
     daemon.stop()
-    sockets = [
-        host.lab.root / "run/mailhooks" / f"mailhooks-{name}" for name in ("classify", "learn")
-    ]
-    started = time.perf_counter()
-    daemon.start()
-    while not all(unix_answers(path) for path in sockets):
-        if time.perf_counter() - started > LIMIT_S:
-            raise RuntimeError(daemon.tail())
-        time.sleep(POLL_S)
-    return time.perf_counter() - started
+    path = host.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(path))
+        supervisor.settimeout(LIMIT_S)
+        os.environ["NOTIFY_SOCKET"] = str(path)
+        try:
+            started = time.perf_counter()
+            daemon.start()
+            while b"READY=1" not in supervisor.recv(4096).split(b"\n"):
+                pass
+            elapsed_s = time.perf_counter() - started
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+            path.unlink()
+    # Ready means that calls are taken at once.
+    for name in ("classify", "learn"):
+        if not unix_answers(host.lab.root / "run/mailhooks" / f"mailhooks-{name}"):
+            raise RuntimeError(f"ready, but mailhooks-{name} takes no calls")
+    return elapsed_s
