@@ -9,6 +9,7 @@
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
 #   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
+#   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
 #   make deb           a Debian package of mailhooks for this release, in build
 #   make deb-test      install, use and remove it in a fresh Debian made for that
 #   make packages      only install the Debian packages that are missing
@@ -32,7 +33,7 @@ SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml REA
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm accuracy deb deb-test packages \
+.PHONY: help demo test lint unit integration e2e storm accuracy bench deb deb-test packages \
 	test-packages clean
 
 help:
@@ -65,6 +66,11 @@ storm: packages $(VENV)/.wheel $(VENV)/.dev
 accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m accuracy $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs "$(DOCS)")
+
+# Prints figures and keeps them in build/; DOCS=docs renews the published plot, too.
+bench: packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
+	    -m bench $(if $(DOCS),--docs "$(DOCS)")
 
 # With Debian's own Python, which is what the package will run with.
 deb: build/deb/.built
