@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PRIVATE = Path(__file__).resolve().parents[1] / "private"
 NAMESPACES = (
     *("unshare", "--mount", "--propagation=private", "--net", "--ipc", "--uts"),
@@ -16,6 +18,8 @@ NAMESPACES = (
 
 def test_setup_on_a_private_host(tmp_path: Path) -> None:
     """Everything in tests/private passes in mounts, network and processes of its own."""
+    if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no namespaces of one's own")
     done = subprocess.run(
         [
             *NAMESPACES,
