@@ -14,6 +14,7 @@
      +-- StatisticsError      Redis, which holds Rspamd's statistics, gave no usable answer
      +-- RspamdError          Rspamd gave no usable answer
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
+     |    |    +-- RspamdAway      nobody listens there
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
      +-- NextHopError         the LMTP server behind `mailhooks lmtp` cannot be spoken to
      +-- SetupError           a host cannot be set up as it is, or a server's tool failed
@@ -81,6 +82,10 @@ class RspamdError(MailhooksError):
 
 class RspamdUnavailable(RspamdError):  # noqa: N818 - reads as the state it reports
     """Temporary: no connection, no answer in time, or an answer that asks to try later."""
+
+
+class RspamdAway(RspamdUnavailable):
+    """Nobody listens where Rspamd should: whatever is asked, not one message's fault."""
 
 
 class RspamdMisconfigured(RspamdError):  # noqa: N818 - reads as the state it reports

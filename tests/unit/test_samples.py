@@ -15,6 +15,7 @@ from mailhooks.daemon.groups import settled_lesson
 from mailhooks.daemon.samples import Samples
 from mailhooks.errors import (
     LedgerError,
+    RspamdAway,
     RspamdMisconfigured,
     RspamdUnavailable,
     SpoolError,
@@ -589,3 +590,30 @@ async def test_the_worker_prunes_the_ledger_by_age(tmp_path: Path, rspamd: FakeR
         await until(lambda: ledger.taught("ann", "old") is None)
     assert ledger.taught("ann", "young") is not None
     ledger.close()
+
+
+async def test_after_an_outage_samples_are_learned_in_the_order_users_made_them(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """All wait together while Rspamd is away, instead of each by chance for itself."""
+    rspamd.failures = [RspamdAway("refused")] * 40
+    messages = [b"%02d" % number for number in range(30)]
+    async with running(tmp_path, rspamd) as samples:
+        for number, message in enumerate(messages):
+            await samples.take("ann", SPAM, f"d{number}", "move", message, received=float(number))
+        await until(lambda: samples.waiting == 0)
+    assert [message for _, _, message in rspamd.learned] == messages
+
+
+async def test_one_message_that_fails_does_not_hold_up_others(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """Only a server that is away stops all; an answer that is none concerns its message."""
+    rspamd.failures = [RspamdUnavailable("500")]
+    slow = msgspec.structs.replace(SETTINGS, retry_first_s=60.0, retry_cap_s=60.0)
+    async with running(tmp_path, rspamd, slow) as samples:
+        await samples.take("ann", SPAM, "d0", "move", b"fails", received=0.0)
+        await until(lambda: rspamd.failures == [])
+        await samples.take("ann", SPAM, "d1", "move", b"fine", received=1.0)
+        await until(lambda: samples.waiting == 1)
+    assert [message for _, _, message in rspamd.learned] == [b"fine"]

@@ -95,3 +95,15 @@ def test_every_key_comes_exactly_once_and_never_early(
             assert due[key] <= now
             seen.append(key)
     assert sorted(seen) == sorted(due)
+
+
+def test_what_is_put_back_keeps_its_place() -> None:
+    """By when it was due first, before what became due since."""
+    schedule: Schedule[str] = Schedule()
+    for number in range(4):
+        schedule.put(f"a{number}", "ann", float(number))
+    assert schedule.pop(10.0) == "a0"
+    assert schedule.pop(10.0) == "a1"
+    schedule.put("a1", "ann", 1.0)
+    schedule.put("a0", "ann", 0.0)
+    assert [schedule.pop(10.0) for _ in range(5)] == ["a0", "a1", "a2", "a3", None]

@@ -29,6 +29,7 @@ from mailhooks.daemon.groups import Groups, Key
 from mailhooks.daemon.tutor import LEARNS, Tutor
 from mailhooks.errors import (
     LedgerError,
+    RspamdAway,
     RspamdMisconfigured,
     RspamdUnavailable,
     SpoolError,
@@ -119,6 +120,9 @@ class Samples:
         )
         self._changed = asyncio.Event()
         self._complaint: SpoolError | LedgerError | None = None
+        # While Rspamd or Redis is away: tries in a row, and when the next one is due.
+        self._outages = 0
+        self._resume_at = 0.0
         # The last sample that could not be put on disk: when, and why.
         self._refusal: tuple[float, SpoolError] | None = None
         self._woke_s = self._looked_s = 0.0
@@ -304,7 +308,10 @@ class Samples:
         """
         if self._tutor.ledger is None:
             return None
-        keys, wait_s = self._groups.start_due(self._clock(), self._settings.connections)
+        now = self._clock()
+        if now < self._resume_at:
+            return self._resume_at - now
+        keys, wait_s = self._groups.start_due(now, self._settings.connections)
         for key in keys:
             tasks.create_task(self._finish(key))
         return wait_s
@@ -317,10 +324,14 @@ class Samples:
         try:
             await self._tutor.finish(entries)
             self._taught(key[0])
+            self._outages = 0
+        except (RspamdAway, StatisticsError) as error:
+            LEARNS.labels("temporary").inc()
+            self._pause(error)
         except RspamdMisconfigured as error:
             LEARNS.labels("configuration").inc()
             wait_s = self._postpone(key, logging.ERROR, f"kept until settings change: {error}")
-        except (RspamdUnavailable, SpoolError, LedgerError, StatisticsError) as error:
+        except (RspamdUnavailable, SpoolError, LedgerError) as error:
             LEARNS.labels("temporary").inc()
             if isinstance(error, SpoolError):
                 SPOOL_FAILURES.labels("learn").inc()
@@ -338,8 +349,24 @@ class Samples:
             if ended:
                 self._groups.end(key, entries)
             else:
-                self._groups.again(key, self._clock() + wait_s)
+                # What did not fail by itself keeps its place.
+                self._groups.again(key, self._clock() + wait_s if wait_s else 0.0)
             self._changed.set()
+
+    def _pause(self, error: Exception) -> None:
+        """Learn nothing for a while, since a server is away; afterwards all goes on in order."""
+        now = self._clock()
+        if now < self._resume_at:
+            return
+        self._outages += 1
+        wait_s = delay_s(
+            self._outages,
+            first_s=self._settings.retry_first_s,
+            cap_s=self._settings.retry_cap_s,
+            rng=self._rng,
+        )
+        self._resume_at = now + wait_s
+        log.warning("nothing is learned, samples are kept: %s; next try in %.1f s", error, wait_s)
 
     def _postpone(self, key: Key, level: int, reason: str) -> float:
         """Say why a group has to wait; returns for how long, in seconds."""

@@ -12,7 +12,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Schedule(Generic[K]):
-    """Keys that become due; of those that are due, every user's first one comes in turn.
+    """Keys that become due; of those that are due, every user's earliest one comes in turn.
 
     Putting, popping and waiting cost O(log n), so that one user's ten thousand
     samples slow nothing down.
@@ -23,7 +23,7 @@ class Schedule(Generic[K]):
         self._users: dict[K, str] = {}
         self._later: list[tuple[float, int, K]] = []
         self._order = itertools.count()
-        self._ready: dict[str, deque[K]] = {}
+        self._ready: dict[str, list[tuple[float, int, K]]] = {}
         self._turns: deque[str] = deque()
 
     def __len__(self) -> int:
@@ -55,9 +55,9 @@ class Schedule(Generic[K]):
                 continue
             waiting = self._ready[user]
             while waiting:
-                key = waiting.popleft()
-                # Moved since it became due: then it is in the heap again.
-                if key in self._due and self._due[key] <= now:
+                due, _, key = heapq.heappop(waiting)
+                # Else it was moved since it became due, and is there again.
+                if self._due.get(key) == due:
                     del self._due[key], self._users[key]
                     self._end_turn(user)
                     return key
@@ -73,7 +73,7 @@ class Schedule(Generic[K]):
     def wait_s(self, now: float) -> float | None:
         """Seconds until something is due: 0 if it is, None if nothing is there."""
         self._collect(now)
-        if any(self._due.get(key, now + 1) <= now for keys in self._ready.values() for key in keys):
+        if any(self._due.get(key) == due for each in self._ready.values() for due, _, key in each):
             return 0.0
         return max(0.0, self._later[0][0] - now) if self._later else None
 
@@ -82,11 +82,12 @@ class Schedule(Generic[K]):
         while self._later and (
             self._later[0][0] <= now or self._due.get(self._later[0][2]) != self._later[0][0]
         ):
-            due, _, key = heapq.heappop(self._later)
+            item = heapq.heappop(self._later)
+            due, _, key = item
             if self._due.get(key) != due:
                 continue
             user = self._users[key]
             if user not in self._ready:
-                self._ready[user] = deque()
+                self._ready[user] = []
                 self._turns.append(user)
-            self._ready[user].append(key)
+            heapq.heappush(self._ready[user], item)

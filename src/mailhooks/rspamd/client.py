@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
 
-from mailhooks.errors import RspamdError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.errors import RspamdAway, RspamdError, RspamdMisconfigured, RspamdUnavailable
 from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.rspamd import exchange, results
 
@@ -253,6 +254,10 @@ class RspamdClient:
             raise RuntimeError("an RspamdClient works only inside `async with`")
 
 
+# No listener, no socket, no way there.
+_AWAY = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH})
+
+
 @contextmanager
 def _explained(url: str, seconds: float) -> Iterator[None]:
     """Turn whatever asking Rspamd raises into an error that names it."""
@@ -263,9 +268,8 @@ def _explained(url: str, seconds: float) -> Iterator[None]:
     except RspamdError as error:
         raise type(error)(f"Rspamd at {url} {error}") from None
     except OSError as error:
-        raise RspamdUnavailable(
-            f"Rspamd at {url} cannot be asked: {_on_one_line(error)}"
-        ) from error
+        kind = RspamdAway if error.errno in _AWAY else RspamdUnavailable
+        raise kind(f"Rspamd at {url} cannot be asked: {_on_one_line(error)}") from error
 
 
 def _on_one_line(error: Exception) -> str:
