@@ -9,6 +9,9 @@
 #   make unit          tests of pure parts; integration: sockets; e2e: the whole way
 #   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
+#   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
+#   make deb           a Debian package of mailhooks for this release, in build
+#   make deb-test      install, use and remove it in a fresh Debian made for that
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -22,14 +25,16 @@ BIN := $(VENV)/bin
 PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
 	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
-# What only tests need: databases, and foreign programs to speak to.
-TEST_PACKAGES := postgresql mariadb-server swaks miltertest
+# What only tests need: databases, foreign programs to speak to, systemd's own
+# judgement of our units, and fresh Debians.
+TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd debootstrap
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm accuracy packages test-packages clean
+.PHONY: help demo test lint unit integration e2e storm accuracy bench deb deb-test packages \
+	test-packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -41,9 +46,10 @@ endif
 demo: packages $(VENV)/.wheel
 	$(SUDO) $(BIN)/mailhooks lab demo $(DEMO_MAIL)
 
-# Two at once: much of the time is waiting for servers. A file's tests share one lab.
+# Two at once: much of the time is waiting for servers. The tests of a file share one
+# lab, and the files that take longest come first.
 test: test-packages lint
-	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: packages $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -60,6 +66,22 @@ storm: packages $(VENV)/.wheel $(VENV)/.dev
 accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m accuracy $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs "$(DOCS)")
+
+# Prints figures and keeps them in build/; DOCS=docs renews the published plot, too.
+bench: packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
+	    -m bench $(if $(DOCS),--docs "$(DOCS)")
+
+# With Debian's own Python, which is what the package will run with.
+deb: build/deb/.built
+
+build/deb/.built: $(VENV)/.wheel tools/build-deb docs/* contrib/*
+	rm -rf build/deb
+	tools/build-deb build/wheel/*.whl build/deb
+	touch $@
+
+deb-test: deb test-packages
+	$(SUDO) tools/test-deb build/deb/*.deb
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.

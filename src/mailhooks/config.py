@@ -28,6 +28,7 @@ from mailhooks.lesson import (
     Role,
     shared_pattern,
 )
+from mailhooks.systemd import secret_file
 from mailhooks.training import AGREEING, SETTLE_S
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class RspamdSettings(msgspec.Struct, frozen=True, kw_only=True):
     password: str = ""
     classifier: str = ""
     shared_classifier: str = ""
+    password_file: str = ""
     max_connections: int = 16
     learn_timeout_s: float = 30.0
 
@@ -308,6 +310,20 @@ class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True):
     database: str = ""
 
 
+class DoctorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[doctor]``: how ``mailhooks doctor`` reads the servers' configuration.
+
+    Attributes:
+        postconf: the program with its first arguments.
+        doveconf: likewise.
+        rspamadm: likewise.
+    """
+
+    postconf: tuple[str, ...] = ("postconf",)
+    doveconf: tuple[str, ...] = ("doveconf",)
+    rspamadm: tuple[str, ...] = ("rspamadm",)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, one attribute a section."""
 
@@ -322,6 +338,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis: RedisSettings = RedisSettings()
     doveadm: DoveadmSettings = DoveadmSettings()
     accounts: AccountsSettings = AccountsSettings()
+    doctor: DoctorSettings = DoctorSettings()
 
 
 def load(path: Path) -> Settings:
@@ -335,7 +352,28 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError([f"cannot be read: {reason}"], str(path)) from error
-    return parse(text, str(path))
+    return _with_password(parse(text, str(path)), str(path))
+
+
+def _with_password(settings: Settings, path: str) -> Settings:
+    """The settings with the password out of the file they name."""
+    file = settings.rspamd.password_file
+    if not file:
+        return settings
+    if settings.rspamd.password:
+        raise ConfigError(["rspamd.password_file: rspamd.password is set too; keep one"], path)
+    source = secret_file(Path(file))
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(
+            [f"rspamd.password_file: {source} cannot be read: {reason}"], path
+        ) from error
+    if not lines or not lines[0].strip():
+        raise ConfigError([f"rspamd.password_file: the first line of {source} is empty"], path)
+    rspamd = msgspec.structs.replace(settings.rspamd, password=lines[0].strip())
+    return msgspec.structs.replace(settings, rspamd=rspamd)
 
 
 def parse(text: str, path: str = "") -> Settings:
@@ -451,6 +489,10 @@ def _deadline(value: float) -> str | None:
 
 def _absolute(value: Path) -> str | None:
     return None if value.is_absolute() else "must be an absolute path"
+
+
+def _absolute_or_empty(value: str) -> str | None:
+    return _absolute(Path(value)) if value else None
 
 
 def _url(value: str) -> str | None:
@@ -572,6 +614,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "daemon.metrics": _metrics,
     "rspamd.scan_url": _url,
     "rspamd.learn_url": _url,
+    "rspamd.password_file": _absolute_or_empty,
     "rspamd.max_connections": _positive,
     "rspamd.learn_timeout_s": _positive,
     "milter.socket": _milter_socket,
@@ -602,6 +645,9 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "redis.shared_key": _not_empty,
     "redis.min_learns": _not_negative,
     "accounts.database": _database_url,
+    "doctor.postconf": _not_empty,
+    "doctor.doveconf": _not_empty,
+    "doctor.rspamadm": _not_empty,
     "doveadm.command": _not_empty,
     "doveadm.ham_mailboxes": _not_empty,
     "mailboxes.junk": _mailbox_names,

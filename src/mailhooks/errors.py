@@ -16,6 +16,7 @@
      |    +-- RspamdUnavailable    temporary: no connection, timeout, 5xx
      |    +-- RspamdMisconfigured  permanent until somebody changes a setting
      +-- NextHopError         the LMTP server behind `mailhooks lmtp` cannot be spoken to
+     +-- SetupError           a host cannot be set up as it is, or a server's tool failed
      +-- LabError             the private mail host cannot start or has failed
 
 Anything else that is raised is a bug, and in a mail path a bug is treated as
@@ -102,3 +103,7 @@ class NextHopError(MailhooksError):
 
 class LabError(MailhooksError):
     """The private mail host cannot be started, or one of its servers died."""
+
+
+class SetupError(MailhooksError):
+    """A host cannot be set up as it is, or a server's own tool failed."""

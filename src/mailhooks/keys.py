@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailhooks.errors import ConfigError
+from mailhooks.systemd import secret_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,11 +112,12 @@ def parse_keys(text: str, path: str = "") -> KeyRing:
 
 
 def load_keys(path: Path) -> KeyRing:
-    """Read a key file.
+    """Read a key file, or the copy of it that systemd made for this service.
 
     Raises:
         ConfigError: the file cannot be read or holds a wrong line.
     """
+    path = secret_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

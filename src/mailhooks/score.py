@@ -244,7 +244,7 @@ def verify(
 
 def received_ids(header: Header, depth: int) -> list[str]:
     """The ids in the topmost ``depth`` Received lines (RFC 5321, 4.4, clause ID), topmost first."""
-    matches = (_RECEIVED_ID.search(value) for value in header.values("received")[:depth])
+    matches = (_RECEIVED_ID.search(value) for value in header.values("received", depth))
     return [match[1].decode("ascii", "replace") for match in matches if match]
 
 

@@ -3,9 +3,10 @@
 The contenders take turns on one private lab, each round with users nobody has
 taught before, and the one who begins changes. After every run Redis must count
 as many messages for both, or the comparison is void. Run as root; needs a
-corpus of real mail (CORPUS, see tests/support/corpus.py):
+corpus of real mail (CORPUS, see tests/support/corpus.py) and, unlike the rest of
+``make bench``, takes as many rounds and sizes as it is told:
 
-    python tests/bench/bulk.py [--messages 500] [--messages 2000] [--rounds 5] [--json]
+    PYTHONPATH=tests:tests/support python -m bench.bulk [--messages 500] [--rounds 5] [--json]
 
 The ratio is the median, over the rounds, of messages a second of mailhooks over
 that of rspamc; 1.0 or more means at least as fast.
@@ -26,17 +27,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-
 import corpus
 
 import storm
+from bench.figures import Figure
 from mailhooks.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench.machine import Watch
+
 DEFAULT_SIZES = (500, 2000)
+BENCH_ROUNDS = 3
 TARGET_RATIO = 1.0
 # Two messages with equal tokens are learned once or twice, as it happens.
 TOLERATED_SHARE = 0.01
@@ -128,6 +131,28 @@ def figures(runs: dict[str, list[Run]], messages: int) -> dict[str, Any]:
         }
         for name, each in runs.items()
     }
+
+
+def measure(lab: Lab, watch: Watch, everything: Sequence[bytes], top: Path) -> Figure:
+    """The figure of ``make bench``: 2,000 messages, three rounds after one to warm up."""
+    folder = top / "letters"
+    folder.mkdir()
+    messages = everything[: max(DEFAULT_SIZES)]
+    for number, raw in enumerate(messages):
+        (folder / f"{number:05}.eml").write_bytes(raw)
+    before = watch.probe()
+    runs = compare(lab, folder, BENCH_ROUNDS, "bulk")
+    found = figures(runs, len(messages))
+    ours, theirs = (found[name]["messages_per_s"] for name in ("mailhooks", "rspamc"))
+    return Figure(
+        "bulk_vs_rspamc_ratio",
+        tuple(
+            theirs.wall_s / ours.wall_s
+            for ours, theirs in zip(runs["mailhooks"], runs["rspamc"], strict=True)
+        ),
+        note=f"{ours:.0f} messages/s, rspamc -n 8 {theirs:.0f}/s",
+        busy=max(before, watch.probe()),
+    )
 
 
 def main() -> None:

@@ -450,7 +450,7 @@ def test_users_are_known_from_the_database_and_else_from_dovecot(lab: Lab, tmp_p
         def answer(*arguments: str, path: Path = path) -> Any:
             command = [sys.executable, "-m", "mailhooks", "--config", str(path), *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert not done.stderr
+            assert done.returncode in (0, 1), done.stderr
             return json.loads(done.stdout)
 
         assert expected <= {row["user"] for row in answer("stats", "--json")}

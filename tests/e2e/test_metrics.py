@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def health(lab: Lab) -> tuple[int, dict[str, Any]]:
-    status, text = get(lab, "/health")
+    status, text = get(lab, "/healthz")
     return status, json.loads(text)
 
 
@@ -152,7 +152,7 @@ def test_a_full_disk_loses_nothing_and_shows_in_health_metrics_log_and_doctor(
         doctor = [sys.executable, "-m", "mailhooks", "--config", config, "doctor", "--json"]
         done = subprocess.run(doctor, capture_output=True, check=False, timeout=60)
         found = {each["name"]: each["level"] for each in json.loads(done.stdout)}
-        assert (found["spool space"], done.returncode) == ("error", 1)
+        assert (found["spool space"], done.returncode) == ("failed", 2)
         assert lab.learns(name) == (0, 0)
         filler.unlink()
         lab.wait("learned", lambda: lab.learns(name) == (1, 0), 60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import corpus
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NUMBER = "X-Test-Number"
 THRESHOLD = 6.0
 ROUNDED = 0.0051
+HALF_A_TENTH = 0.0005
 SCANS = 8
 """Rspamd guesses a message's language, and with it the tokens, anew at every scan: the same message
 may get another probability the next time."""
@@ -159,7 +160,6 @@ async def _problem(
         return f"carried {found[1]!r}, and no sum"
     if (said["yes"] == "Yes", folder) != (is_junk, "Junk" if is_junk else "INBOX"):
         return "not the folder of this score"
-    differs = None
     for _ in range(SCANS):
         own, shared = await rspamd.check_opinions(raw, user=user)
         opinions = [
@@ -167,13 +167,24 @@ async def _problem(
             for opinion, who in ((own, user), (shared, SHARED_USER))
         ]
         if [_shown(opinion) for opinion in opinions] == [said["own"], said["shared"]]:
-            expected = points(blend(*opinions))
-            if abs(expected - added) <= ROUNDED:
+            # The line rounds to tenths of a percent; more spam is never fewer points.
+            least, most = (
+                points(blend(*(_moved(opinion, by) for opinion in opinions)))
+                for by in (-HALF_A_TENTH, HALF_A_TENTH)
+            )
+            if least - ROUNDED <= added <= most + ROUNDED:
                 return ""
-            differs = f"{expected:.2f} points for Bayes"
+            return f"{least:.2f} to {most:.2f} points for Bayes"
         if said["own"] is None and blend(*opinions) is None:
             return ""
-    return differs
+    return None
+
+
+def _moved(opinion: Opinion, by: float) -> Opinion:
+    if opinion.probability is None:
+        return opinion
+    shown = round(opinion.probability, 3)
+    return replace(opinion, probability=min(1.0, max(0.0, shown + by)))
 
 
 def _shown(opinion: Opinion) -> str:

@@ -80,5 +80,5 @@ def test_the_doctor_finds_users_that_cannot_be_listed(tmp_path: Path) -> None:
     assert "/no/such/doveadm" in finding.text
     away = AccountsSettings(database=f"sqlite:///{tmp_path}/none")
     (finding,) = users(away, missing, NO_REDIS)
-    assert finding.level is Level.ERROR
+    assert finding.level is Level.FAILED
     assert "initdb" in finding.advice

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import get_type_hints
@@ -86,6 +88,29 @@ def test_alerts_ask_for_metrics_that_exist() -> None:
     assert asked <= documented_names
 
 
+def test_the_dashboard_asks_for_metrics_and_labels_that_exist() -> None:
+    """Every panel shows something: its metrics, labels and values are those of the page."""
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(mailhooks_\w+)` \| \w+ \| (.*?) \|", text, flags=re.MULTILINE)
+    labels = {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows}
+    dashboard = json.loads((ROOT / "contrib/grafana/mailhooks.json").read_text(encoding="utf-8"))
+    asked = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            metrics = re.findall(r"[a-z_]+(?=\{)", target["expr"])
+            assert metrics, target["expr"]
+            for metric in metrics:
+                if metric.startswith("process_"):
+                    continue  # prometheus-client's own
+                name = metric.removesuffix("_bucket")
+                by = re.search(r"by \((.*?)\)", target["expr"])
+                grouped = set(by[1].split(", ")) - {"le"} if by else set()
+                assert grouped <= labels[name], target["expr"]
+                assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= grouped
+                asked.add(name)
+    assert asked == set(labels)  # and none is forgotten
+
+
 def commands(command: click.Command, path: str) -> list[str]:
     """Every command below one, by its whole name."""
     if not isinstance(command, click.Group):
@@ -121,3 +146,40 @@ def test_the_modules_and_names_of_the_library_page_exist() -> None:
     for module, names in rows:
         for name in re.findall(r"`(\w+)`", names):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def names_of_findings() -> set[str]:
+    """What the doctor calls its findings: variables of that name, constants, first arguments."""
+    variables = {"name", "names", "leaving", "arriving", "NAME", "CLASSIFY", "LEARN"}
+    variables |= {"MILTER", "LMTP"}
+    makers = {"Check", "ok", "warning", "failed", "skipped", "script", "unknown", "_is_folder"}
+    makers |= {"writable", "space", "file_system", "_delivered"}
+    values: list[ast.expr] = []
+    for path in (ROOT / "src/mailhooks/doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    pairs = list(zip(target.elts, node.value.elts, strict=True))
+                else:
+                    pairs = [(target, node.value)]
+                values += [v for t, v in pairs if isinstance(t, ast.Name) and t.id in variables]
+            elif isinstance(node, ast.Call) and node.args:
+                if getattr(node.func, "id", getattr(node.func, "attr", "")) in makers:
+                    values.append(node.args[0])
+            elif isinstance(node, ast.For):
+                # A tuple for each step, its name first.
+                rows = node.iter.elts if isinstance(node.iter, ast.Tuple) else []
+                values += [row.elts[0] for row in rows if isinstance(row, ast.Tuple)]
+    parts = [part for v in values for part in (v.elts if isinstance(v, ast.Tuple) else [v])]
+    texts = [part.value for part in parts if isinstance(part, ast.Constant)]
+    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"[a-z -]{4,}", text)}
+
+
+def test_every_finding_of_the_doctor_is_documented() -> None:
+    """No finding is missing from the page, and none there does not exist."""
+    text = (ROOT / "docs/doctor.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| finding \|.*\n.*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    rows = [row for table in tables for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)]
+    listed = {name for row in rows for name in row.split(", ")}
+    assert listed == names_of_findings()

@@ -10,6 +10,7 @@ import sqlite3
 import struct
 import threading
 import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,21 +28,33 @@ from mailhooks.config import (
 )
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.weights import Weights
-from mailhooks.doctor import access, configuration, examine, folders, host, probe, servers, sockets
-from mailhooks.doctor.check import Check, Finding, Level, error, ok, run, warning
+from mailhooks.doctor import (
+    access,
+    configuration,
+    examine,
+    folders,
+    host,
+    probe,
+    redis,
+    rspamd,
+    sockets,
+)
+from mailhooks.doctor.check import Check, Finding, Level, failed, ok, run, skipped, warning
 from mailhooks.doctor.ledger import ledger
 from mailhooks.dovecot import ScriptCall, ScriptServer
 from mailhooks.keys import KeyRing, format_keys, new_key
 from mailhooks.ledger import SqliteLedger
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest
+from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Label, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-OK, WARNING, ERROR = Level.OK, Level.WARNING, Level.ERROR
+OK, WARNING, FAILED = Level.OK, Level.WARNING, Level.FAILED
+NOT_OURS = {"spool space", "spool file system"}  # what the machine is short of
 STRANGER = 54321  # a uid that no account of the machine has
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
@@ -85,7 +98,7 @@ def test_a_check_that_raises_is_an_error_that_names_the_exception(raised: BaseEx
 
     checks = [Check("one", broken), Check("two", lambda: [ok("two", "")])]
     found = run(checks, timeout_s=10)
-    assert levels(found) == {"one": ERROR, "two": OK}
+    assert levels(found) == {"one": FAILED, "two": OK}
     assert f"{type(raised).__name__}: a b" in found[0].text
 
 
@@ -102,7 +115,7 @@ def test_a_check_that_hangs_is_an_error_in_time() -> None:
         assert time.monotonic() - started < 10
     finally:
         never.set()
-    assert levels(found) == {"hangs": ERROR, "two": OK}
+    assert levels(found) == {"hangs": FAILED, "two": OK}
 
 
 # configuration.py
@@ -113,7 +126,7 @@ def test_every_problem_of_the_settings_is_a_finding(tmp_path: Path) -> None:
     path = tmp_path / "mailhooks.toml"
     path.write_text("[daemon]\ndeadline_s = 99\nspool = 1\n", encoding="utf-8")
     found = examine(path)
-    assert [finding.level for finding in found] == [ERROR, ERROR]
+    assert [finding.level for finding in found] == [FAILED, FAILED]
     assert "daemon.deadline_s" in found[0].text
     assert str(path) in found[1].text
 
@@ -134,7 +147,7 @@ def test_a_password_in_settings_that_anybody_may_read(
 
 
 @pytest.mark.parametrize(
-    ("mode", "level"), [(0o600, OK), (0o640, OK), (0o644, ERROR), (0o604, ERROR), (0o660, ERROR)]
+    ("mode", "level"), [(0o600, OK), (0o640, OK), (0o644, FAILED), (0o604, FAILED), (0o660, FAILED)]
 )
 def test_a_key_file_that_others_may_open(tmp_path: Path, mode: int, level: Level) -> None:
     """An error; the owner's group may read it."""
@@ -150,11 +163,48 @@ def test_a_key_file_that_is_missing_or_wrong(tmp_path: Path) -> None:
     """An error that says which."""
     path = tmp_path / "keys"
     ring, found = configuration.key_file(path)
-    assert (ring, only(found).level) == (None, ERROR)
+    assert (ring, only(found).level) == (None, FAILED)
     path.write_text("short secret\n", encoding="utf-8")
     ring, found = configuration.key_file(path)
-    assert (ring, only(found).level) == (None, ERROR)
+    assert (ring, only(found).level) == (None, FAILED)
     assert "line 1" in found[0].text
+
+
+def test_a_key_file_that_the_daemon_may_not_read(tmp_path: Path) -> None:
+    """An error that names its user."""
+    path = tmp_path / "keys"
+    path.write_text(format_keys(KeyRing((new_key(),))), encoding="utf-8")
+    path.chmod(0o600)
+    finding = only(configuration.key_file(path, STRANGER)[1])
+    assert (finding.level, f"uid {STRANGER}" in finding.text) == (FAILED, True)
+    assert "chown" in finding.advice
+
+
+def test_a_key_file_that_systemd_hands_over(tmp_path: Path) -> None:
+    """Root alone may read it, and the unit says that the service gets it all the same."""
+    path, unit = tmp_path / "keys", tmp_path / "mailhooks.service"
+    path.write_text(format_keys(KeyRing((new_key(),))), encoding="utf-8")
+    path.chmod(0o600)
+    units = (tmp_path / "none", unit)
+    unit.write_text(f"[Service]\nLoadCredential=keys:{path}.old\n", encoding="utf-8")
+    assert only(configuration.key_file(path, STRANGER, units=units)[1]).level is FAILED
+    unit.write_text(f"[Service]\nLoadCredential=keys:{path}\n", encoding="utf-8")
+    assert only(configuration.key_file(path, STRANGER, units=units)[1]).level is OK
+
+
+@pytest.mark.parametrize(("age_s", "level"), [(10, OK), (1000, WARNING)])
+def test_an_old_key_that_signed_nothing_that_counts(
+    tmp_path: Path, age_s: float, level: Level
+) -> None:
+    """It may go once the last score it signed has expired."""
+    path = tmp_path / "keys"
+    keys = KeyRing((new_key(), new_key()))
+    path.write_text(format_keys(keys), encoding="utf-8")
+    path.chmod(0o600)
+    os.utime(path, (0, time.time() - age_s))
+    finding = only(configuration.key_file(path, None, 500)[1])
+    assert finding.level is level
+    assert level is OK or keys.keys[1].key_id in finding.text
 
 
 # folders.py
@@ -176,7 +226,7 @@ def test_a_spool_in_order(spool: Spool) -> None:
     spool.put(sample(), b"message")
     before = sorted(spool.folder.rglob("*"))
     found = folders.spool(spool.folder)
-    assert {name: level for name, level in levels(found).items() if name != "spool space"} == {
+    assert {name: level for name, level in levels(found).items() if name not in NOT_OURS} == {
         "spool": OK,
         "spool writable": OK,
         "spool waiting": OK,
@@ -194,7 +244,7 @@ def test_a_spool_that_is_no_folder(tmp_path: Path, instead: str) -> None:
     elif instead == "a link to nothing":
         folder.symlink_to(tmp_path / "nowhere")
     finding = only(folders.spool(folder))
-    assert (finding.name, finding.level) == ("spool", ERROR)
+    assert (finding.name, finding.level) == ("spool", FAILED)
     assert str(folder) in finding.text
 
 
@@ -210,13 +260,13 @@ def test_a_spool_that_others_may_enter(spool: Spool) -> None:
 def test_a_spool_of_two_owners(spool: Spool) -> None:
     """An error: somebody ran the daemon as another user."""
     os.chown(spool.folder / "new", STRANGER, STRANGER)
-    assert folders.spool(spool.folder)[0].level is ERROR
+    assert folders.spool(spool.folder)[0].level is FAILED
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """An error with the system's reason."""
     finding = folders.writable("x", tmp_path / "missing")
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert "No such file" in finding.text
 
 
@@ -227,8 +277,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         (5, 50, OK),
         (4, 50, WARNING),
         (50, 4, WARNING),
-        (0, 50, ERROR),
-        (50, 0, ERROR),
+        (0, 50, FAILED),
+        (50, 0, FAILED),
     ],
 )
 def test_room_on_the_file_system(tmp_path: Path, free: int, inodes_free: int, level: Level) -> None:
@@ -256,6 +306,19 @@ def test_a_sample_that_has_waited_for_hours(spool: Spool) -> None:
     assert "2 samples waiting, the oldest for 3 h" in finding.text
 
 
+def test_a_delivery_that_settles_for_days_is_not_stuck(spool: Spool) -> None:
+    """It is meant to wait; only what is overdue is a warning."""
+    label = Label(user="ann", lesson=Lesson.HAM, digest="d", origin="delivery", received=0.0)
+    entry = spool.put(label, b"message")
+    old = f"{time.time_ns() - 3 * 3600 * 10**9:020d}.1.0"
+    (spool.folder / "new" / entry.name).rename(spool.folder / "new" / old)
+    settle_s = {"delivery": 86400.0}
+    assert folders.samples_waiting(spool.folder, settle_s.__getitem__).level is OK
+    settle_s = {"delivery": 3600.0}
+    finding = folders.samples_waiting(spool.folder, settle_s.__getitem__)
+    assert (finding.level, "overdue by 2 h" in finding.text) == (WARNING, True)
+
+
 def test_samples_set_aside(spool: Spool) -> None:
     """A warning that names the command to look at them with."""
     spool.set_aside(spool.put(sample(), b"message"), "reason")
@@ -263,6 +326,29 @@ def test_samples_set_aside(spool: Spool) -> None:
     assert finding.level is WARNING
     assert "1 sample set aside" in finding.text
     assert "mailhooks queue list" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("ext4", OK), ("tmpfs", WARNING), ("nfs4", WARNING), ("zfs", OK)]
+)
+def test_the_kind_of_file_system(tmp_path: Path, kind: str, level: Level) -> None:
+    """What forgets at a restart, or cannot be relied on, is a warning; the innermost counts."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"22 1 0:2 / / rw - tmpfs none rw\n23 22 0:3 / {tmp_path} rw,x shared:1 - {kind} none rw\n",
+        encoding="utf-8",
+    )
+    finding = folders.file_system("x", tmp_path / "spool", mounts)
+    assert (finding.level, kind in finding.text) == (level, True)
+
+
+def test_a_sample_from_the_future(spool: Spool) -> None:
+    """A warning: the clock was wrong, or is."""
+    later = time.time_ns() + 3 * 3600 * 10**9
+    (spool.folder / "new" / f"{later:020d}.1.0").touch()
+    finding = folders.samples_waiting(spool.folder)
+    assert (finding.level, "3 h in the future" in finding.text) == (WARNING, True)
+    assert "clock" in finding.advice
 
 
 @pytest.fixture
@@ -285,7 +371,7 @@ def test_a_drop_folder_in_order(drop: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "level"), [(0o3733, OK), (0o755, ERROR), (0o700, ERROR), (0o1777, WARNING)]
+    ("mode", "level"), [(0o3733, OK), (0o755, FAILED), (0o700, FAILED), (0o1777, WARNING)]
 )
 def test_the_mode_of_the_drop_folder(drop: Path, mode: int, level: Level) -> None:
     """An error if mail users are kept out, a warning if others may do too much."""
@@ -296,14 +382,14 @@ def test_the_mode_of_the_drop_folder(drop: Path, mode: int, level: Level) -> Non
 def test_a_drop_folder_that_the_daemon_cannot_empty(drop: Path) -> None:
     """An error: it belongs to somebody else than the spool."""
     finding = folders.drop(drop, STRANGER, [])[0]
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert f"uid {STRANGER}" in finding.text
 
 
 def test_a_drop_folder_that_is_missing(tmp_path: Path) -> None:
     """One error that says how to make it."""
     finding = only(folders.drop(tmp_path / "drop", None, []))
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert "install -d -m 3733" in finding.advice
 
 
@@ -354,14 +440,14 @@ def test_a_ledger_that_is_not_there_yet(tmp_path: Path) -> None:
 
 def test_a_ledger_without_its_folder(tmp_path: Path) -> None:
     """An error: mailhooks makes no folder where an encrypted volume may be missing."""
-    assert only(ledger(tmp_path / "missing" / "ledger.sqlite", None)).level is ERROR
+    assert only(ledger(tmp_path / "missing" / "ledger.sqlite", None)).level is FAILED
 
 
 @pytest.mark.parametrize(
     ("statement", "level", "says"),
     [
-        ("PRAGMA user_version = 99", ERROR, "newer mailhooks"),
-        ("PRAGMA application_id = 7", ERROR, "another program"),
+        ("PRAGMA user_version = 99", FAILED, "newer mailhooks"),
+        ("PRAGMA application_id = 7", FAILED, "another program"),
         ("PRAGMA user_version = 0", WARNING, "has version 0"),
     ],
 )
@@ -380,7 +466,23 @@ def test_a_ledger_that_is_no_database(tmp_path: Path) -> None:
     """An error with SQLite's reason."""
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"x" * 4096)
-    assert ledger(path, None)[0].level is ERROR
+    assert ledger(path, None)[0].level is FAILED
+
+
+def test_a_ledger_that_is_damaged(tmp_path: Path) -> None:
+    """An error, although it opens: SQLite looks through it."""
+    path = tmp_path / "ledger.sqlite"
+    SqliteLedger(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        page, number = (
+            file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count")
+        )
+    with path.open("r+b") as raw:
+        raw.seek(page * (number - 1))
+        raw.write(b"\xff" * page)
+    finding = ledger(path, None)[0]
+    assert (finding.level, "damaged" in finding.text) == (FAILED, True)
+    assert "backup" in finding.advice
 
 
 def test_a_ledger_that_the_daemon_may_not_write(tmp_path: Path) -> None:
@@ -388,7 +490,7 @@ def test_a_ledger_that_the_daemon_may_not_write(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     SqliteLedger(path).close()
     finding = ledger(path, STRANGER)[0]
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert "may not write" in finding.text
 
 
@@ -487,7 +589,7 @@ def test_a_daemon_with_other_keys_is_found_and_the_probe_taken_back(
     other = spool.put(sample(), b"of somebody else")
     with script_socket(path, classifier(KeyRing((new_key(),)), Samples()).answer):
         found = sockets.classify(path, KEYS, threshold=6.0, deadline_s=2.0, mail_uids=mail_uids)
-    assert only(found).level is ERROR
+    assert only(found).level is FAILED
     assert "unknown key" in found[0].text
     assert content_digest(probe.MESSAGE) in [entry.label.digest for entry in spool.entries()]
     host._take_back(spool)
@@ -545,7 +647,7 @@ def test_a_refused_call_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "learn"
     with script_socket(path, answer):
         finding = only(sockets.learn(path, deadline_s=2.0, mail_uids=[]))
-    assert (finding.level, "refuses" in finding.text) == (ERROR, True)
+    assert (finding.level, "refuses" in finding.text) == (FAILED, True)
 
 
 def test_a_socket_that_mail_users_cannot_reach(tmp_path: Path) -> None:
@@ -558,7 +660,7 @@ def test_a_socket_that_mail_users_cannot_reach(tmp_path: Path) -> None:
     with script_socket(path, answer):
         path.chmod(0o600)
         finding = only(sockets.learn(path, deadline_s=2.0, mail_uids=[STRANGER]))
-    assert finding.level is ERROR
+    assert finding.level is FAILED
     assert f"uid {STRANGER} may not connect" in finding.text
 
 
@@ -580,17 +682,17 @@ def test_sockets_that_nobody_serves(tmp_path: Path, state: str) -> None:
         elif state == "a file":
             path.touch()
         deadline_s = 0.1 - sockets.PATIENCE_S if state == "hung" else 1.0
-        assert only(sockets.learn(path, deadline_s=deadline_s, mail_uids=[])).level is ERROR
+        assert only(sockets.learn(path, deadline_s=deadline_s, mail_uids=[])).level is FAILED
         finding = only(sockets.milter(f"unix:{path}", timeout_s=0.1))
-        assert (finding.name, finding.level) == ("milter socket", ERROR)
+        assert (finding.name, finding.level) == ("milter socket", FAILED)
 
 
 @pytest.mark.parametrize(
     ("reply", "level"),
     [
         (struct.pack("!IcIII", 13, b"O", 6, 0x11, 0), OK),
-        (b"220 mail.example ESMTP\r\n", ERROR),
-        (b"", ERROR),
+        (b"220 mail.example ESMTP\r\n", FAILED),
+        (b"", FAILED),
     ],
 )
 def test_the_milter_is_asked_to_negotiate(reply: bytes, level: Level) -> None:
@@ -612,19 +714,46 @@ def test_the_milter_is_asked_to_negotiate(reply: bytes, level: Level) -> None:
             thread.join()
 
 
-# servers.py
+@pytest.mark.parametrize(
+    ("greeting", "level"),
+    [(b"220 mail.example LMTP\r\n", OK), (b"500 no\r\n", FAILED), (b"", FAILED)],
+)
+def test_the_delivery_filter_is_asked_to_greet(greeting: bytes, level: Level) -> None:
+    """What greets otherwise, or hangs up, is no LMTP server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(greeting)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            finding = only(sockets.lmtp(f"127.0.0.1:{server.getsockname()[1]}"))
+        finally:
+            thread.join()
+    assert finding.level is level
+    assert level is OK or "mailhooks lmtp" in finding.advice
+
+
+# rspamd.py and redis.py
 
 
 @contextlib.contextmanager
-def fake_rspamd(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
-    """Answers each path with a status and a body; yields the URL."""
+def fake_rspamd(answers: dict[str, tuple[int, str]], *, ahead_s: float = 0.0) -> Iterator[str]:
+    """Answers each path with a status and a body, ``ID`` in it replaced; yields the URL."""
     loop = asyncio.new_event_loop()
     started, stop = threading.Event(), asyncio.Event()
     urls: list[str] = []
 
     async def handle(request: web.BaseRequest) -> web.Response:
         status, text = answers.get(request.path, (200, "pong"))
-        return web.Response(status=status, text=text)
+        text = text.replace("ID", request.headers.get("Settings-ID", "none"))
+        # Set here, since aiohttp's own is not ours to choose.
+        reason = json.loads(text)["error"] if text.startswith('{"error"') else None
+        header = {"Date": formatdate(time.time() + ahead_s)}
+        return web.Response(status=status, reason=reason, text=text, headers=header)
 
     async def serve() -> None:
         runner = web.ServerRunner(web.Server(handle))
@@ -649,11 +778,12 @@ def fake_rspamd(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
 
 EMPTY = (400, '{"error":"Empty body is not permitted"}')
 STAT: dict[str, Any] = {"version": "3.4", "statfiles": [{"symbol": "BAYES_SPAM"}]}
-SCAN: dict[str, Any] = {"score": 0.0, "symbols": {}}
+SCAN: dict[str, Any] = {"score": 0.0, "symbols": {}, "messages": {"mailhooks_settings": "ID"}}
+IN_ORDER = dict.fromkeys(["rspamd scan", "rspamd bayes", "rspamd settings", "clock"], OK)
 
 
 def learns(url: str) -> dict[str, Level]:
-    return levels(servers.learns(RspamdSettings(learn_url=url, password="x")))
+    return levels(rspamd.learns(RspamdSettings(learn_url=url, password="x")))
 
 
 def test_a_controller_in_order() -> None:
@@ -665,7 +795,7 @@ def test_a_controller_in_order() -> None:
 @pytest.mark.parametrize(
     ("stat", "named"),
     [
-        (STAT | {"statfiles": []}, {"rspamd statistics": ERROR}),
+        (STAT | {"statfiles": []}, {"rspamd statistics": FAILED}),
         (STAT | {"version": "3.13.0"}, {"rspamd version": WARNING}),
     ],
 )
@@ -678,37 +808,86 @@ def test_a_controller_with_a_flaw(stat: dict[str, Any], named: dict[str, Level])
 def test_a_controller_that_refuses_the_password() -> None:
     """The advice names the setting."""
     with fake_rspamd({"/learnspam": (403, "Unauthorized")}) as url:
-        finding = only(servers.learns(RspamdSettings(learn_url=url, password="x")))
-    assert finding.level is ERROR
+        finding = only(rspamd.learns(RspamdSettings(learn_url=url, password="x")))
+    assert finding.level is FAILED
     assert "[rspamd] password" in finding.advice
 
 
 def test_a_password_that_cannot_be_sent_is_not_shown() -> None:
     """An error without the password."""
-    finding = only(servers.learns(RspamdSettings(password="geheim\n")))
-    assert finding.level is ERROR
+    finding = only(rspamd.learns(RspamdSettings(password="geheim\n")))
+    assert finding.level is FAILED
     assert "geheim" not in finding.text + finding.advice
 
 
 def test_a_scanning_worker_in_order() -> None:
     """It answers a ping, and runs nothing beside Bayes."""
     with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}) as url:
-        found = servers.scans(RspamdSettings(scan_url=url))
-    assert levels(found) == {"rspamd scan": OK, "rspamd bayes": OK}
+        found = rspamd.scans(RspamdSettings(scan_url=url))
+    assert levels(found) == IN_ORDER
 
 
 def test_a_worker_that_ignores_our_settings() -> None:
     """An error: every delivery would pay for a full scan."""
     full = SCAN | {"symbols": {f"RULE{n}": {"score": 0} for n in range(30)}}
     with fake_rspamd({"/checkv2": (200, json.dumps(full))}) as url:
-        found = servers.scans(RspamdSettings(scan_url=url))
-    assert levels(found) == {"rspamd scan": OK, "rspamd bayes": ERROR}
+        found = rspamd.scans(RspamdSettings(scan_url=url))
+    assert levels(found) == IN_ORDER | {"rspamd bayes": FAILED}
+
+
+def test_a_worker_that_does_not_know_our_settings() -> None:
+    """Rspamd ignores an unknown id in silence; the answer lacks its mark."""
+    with fake_rspamd({"/checkv2": (200, json.dumps(SCAN | {"messages": {}}))}) as url:
+        found = rspamd.scans(RspamdSettings(scan_url=url))
+    assert levels(found) == IN_ORDER | {"rspamd settings": FAILED}
+    assert "milter and delivery" in found[2].text
+    assert "local.d/settings.conf" in found[2].advice
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "level"),
+    [(0, OK), (-100, WARNING), (100, WARNING), (4000, FAILED), (-4000, WARNING)],
+)
+def test_the_clock_of_another_host(ahead_s: float, level: Level) -> None:
+    """Scores from the future are not believed, which nobody would guess."""
+    with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}, ahead_s=ahead_s) as url:
+        finding = rspamd.scans(RspamdSettings(scan_url=url))[3]
+    assert (finding.name, finding.level) == ("clock", level)
+    assert level is OK or "NTP" in finding.advice
+
+
+@pytest.mark.parametrize("key", ["classifier", "shared_classifier"])
+def test_a_classifier_of_a_name_that_rspamd_does_not_know(key: str) -> None:
+    """An error that names the setting; with its right name, the message has too few tokens."""
+    few = (204, '{"error":"contains less tokens than required for bayes classifier: 3 < 11"}')
+    unknown = (404, '{"error":"cannot find classifier with name wrong"}')
+    expected = ((few, OK), (unknown, FAILED))
+    for answer, level in expected:
+        with fake_rspamd({"/learnspam": answer, "/stat": (200, json.dumps(STAT))}) as url:
+            named = RspamdSettings(
+                learn_url=url,
+                classifier="wrong" if key == "classifier" else "",
+                shared_classifier="wrong" if key == "shared_classifier" else "",
+            )
+            findings = asyncio.run(_named(named))
+        assert only(findings).level is level
+        assert f"[rspamd] {key}" in findings[0].advice or level is OK
+
+
+async def _named(settings: RspamdSettings) -> list[Finding]:
+    async with RspamdClient(
+        scan_url=settings.learn_url,
+        learn_url=settings.learn_url,
+        classifier=settings.classifier,
+        shared_classifier=settings.shared_classifier,
+    ) as client:
+        return await rspamd._classifiers(client, settings)
 
 
 def test_scans_that_go_to_the_controller() -> None:
     """A warning: it is one process."""
     with fake_rspamd({"/checkv2": (200, json.dumps(SCAN))}) as url:
-        found = servers.scans(RspamdSettings(scan_url=url, learn_url=url))
+        found = rspamd.scans(RspamdSettings(scan_url=url, learn_url=url))
     assert levels(found)["rspamd scan"] is WARNING
 
 
@@ -716,32 +895,32 @@ def test_servers_that_are_away(tmp_path: Path) -> None:
     """One error each."""
     url = f"unix:{tmp_path}/nobody"
     settings = RspamdSettings(scan_url=url, learn_url=url)
-    assert levels(servers.scans(settings)) == {"rspamd scan": ERROR}
-    assert levels(servers.learns(settings)) == {"rspamd learn": ERROR}
-    redis = RedisSettings(url=f"unix://{tmp_path}/nobody")
-    assert levels(servers.statistics(redis)) == {"redis": ERROR}
+    assert levels(rspamd.scans(settings)) == {"rspamd scan": FAILED}
+    assert levels(rspamd.learns(settings)) == {"rspamd learn": FAILED}
+    nobody = RedisSettings(url=f"unix://{tmp_path}/nobody")
+    assert levels(redis.statistics(nobody)) == {"redis": FAILED}
 
 
 @pytest.mark.parametrize("url", ["redis://:geheim@127.0.0.1:1/0", "redis://:gehe/im@host:1/0"])
 def test_the_password_of_redis_is_not_shown(url: str) -> None:
     """Neither when it cannot be reached nor when the URL is wrong."""
-    finding = only(servers.statistics(RedisSettings(url=url)))
-    assert finding.level is ERROR
+    finding = only(redis.statistics(RedisSettings(url=url)))
+    assert finding.level is FAILED
     assert "gehe" not in finding.text + finding.advice
 
 
 def test_no_redis_is_a_choice() -> None:
     """An empty URL is in order."""
-    assert only(servers.statistics(RedisSettings(url=""))).level is OK
+    assert only(redis.statistics(RedisSettings(url=""))).level is OK
 
 
 @pytest.mark.parametrize(
     ("info", "save", "level"),
     [
         ({"aof_enabled": 1, "aof_last_write_status": "ok"}, "", OK),
-        ({"aof_enabled": 1, "aof_last_write_status": "err"}, "", ERROR),
+        ({"aof_enabled": 1, "aof_last_write_status": "err"}, "", FAILED),
         ({"aof_enabled": 0, "rdb_last_bgsave_status": "ok"}, "3600 1", WARNING),
-        ({"aof_enabled": 0, "rdb_last_bgsave_status": "err"}, "3600 1", ERROR),
+        ({"aof_enabled": 0, "rdb_last_bgsave_status": "err"}, "3600 1", FAILED),
         ({"aof_enabled": 0}, "", WARNING),
         ({"aof_enabled": 0}, None, WARNING),
     ],
@@ -750,7 +929,7 @@ def test_whether_redis_keeps_what_it_is_given(
     info: dict[str, Any], save: str | None, level: Level
 ) -> None:
     """Only a log of writes loses nothing."""
-    assert servers.persistence(info, save).level is level
+    assert redis.persistence(info, save).level is level
 
 
 @pytest.mark.parametrize(
@@ -763,13 +942,13 @@ def test_whether_redis_keeps_what_it_is_given(
 )
 def test_whether_redis_throws_statistics_away(info: dict[str, Any], level: Level) -> None:
     """It does if its memory has a limit and its policy is to evict."""
-    assert servers.memory(info).level is level
+    assert redis.memory(info).level is level
 
 
 @pytest.mark.parametrize(("users", "shared", "level"), [(0, 0, OK), (3, 9, OK), (0, 9, WARNING)])
 def test_whether_statistics_are_those_of_users(users: int, shared: int, level: Level) -> None:
     """Only where all was learned for nobody in particular are they not."""
-    assert servers.per_user(users, shared, "RS").level is level
+    assert redis.per_user(users, shared, "RS").level is level
 
 
 # the command
@@ -779,15 +958,16 @@ def test_whether_statistics_are_those_of_users(users: int, shared: int, level: L
     ("findings", "status"),
     [
         ([ok("a", "fine")], 0),
-        ([ok("a", "fine"), warning("b", "hm", "Look.")], 0),
-        ([warning("b", "hm", "Look."), error("c", "bad", "Mend it.")], 1),
+        ([ok("a", "fine"), skipped("s", "not here", "Look there.")], 0),
+        ([ok("a", "fine"), warning("b", "hm", "Look.")], 1),
+        ([warning("b", "hm", "Look."), failed("c", "bad", "Mend it.")], 2),
     ],
 )
-def test_the_exit_status_tells_whether_there_are_errors(
+def test_the_exit_status_is_that_of_monitoring(
     monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int
 ) -> None:
-    """Warnings do not count; JSON holds what the lines say."""
-    monkeypatch.setattr("mailhooks.doctor.examine", lambda _path: findings)
+    """0, 1 or 2 as monitoring plug-ins have it; one line a finding, JSON holds the same."""
+    monkeypatch.setattr("mailhooks.doctor.examine", lambda _path, **_: findings)
     invoke = functools.partial(CliRunner().invoke, main)
     done = invoke(["doctor", "--json"])
     assert done.exit_code == status
@@ -795,9 +975,38 @@ def test_the_exit_status_tells_whether_there_are_errors(
     done = invoke(["doctor"])
     assert done.exit_code == status
     for finding in findings:
-        assert f"{finding.level.value:7} {finding.name}  {finding.text}\n" in done.stdout
-        assert finding.advice in done.stdout
+        mend = f" -> {finding.advice}" if finding.advice else ""
+        assert f"{finding.level.value:11} {finding.name}  {finding.text}{mend}\n" in done.stdout
     assert done.stdout.splitlines()[-1].startswith(f"{len(findings)} finding")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--only", "dovcot"], "'dovcot' is none of: settings private, key file, spool"),
+        (["--live"], "--user"),
+        (["--user", "ann"], "--live"),
+    ],
+)
+def test_options_that_mean_nothing(options: list[str], word: str) -> None:
+    """Are refused before anything is looked at."""
+    done = CliRunner().invoke(main, ["doctor", *options])
+    assert done.exit_code == 2
+    assert word in done.output
+
+
+def test_one_check_can_be_asked_for_alone(tmp_path: Path) -> None:
+    """While somebody mends just that."""
+    path = tmp_path / "mailhooks.toml"
+    path.write_text(f'[daemon]\ndrop_dir = "{tmp_path}/drop"\n', encoding="utf-8")
+    found = examine(path, only=["drop folder"])
+    assert levels(found) == {"settings": OK, "drop folder": FAILED}
+
+
+def test_every_check_that_can_be_asked_for_exists(tmp_path: Path) -> None:
+    """And none that exists is missing there."""
+    checks = host._checks(tmp_path / "mailhooks.toml", Settings())
+    assert tuple(each.name for each in checks) == host.CHECKS
 
 
 def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
@@ -820,13 +1029,22 @@ def test_a_host_where_nothing_runs(tmp_path: Path) -> None:
         ledger_file = "{tmp_path}/lib/ledger.sqlite"
         [redis]
         url = "unix://{tmp_path}/redis"
+        [doctor]
+        postconf = ["{tmp_path}/postconf"]
+        doveconf = ["{tmp_path}/doveconf"]
+        rspamadm = ["{tmp_path}/rspamadm"]
         [accounts]
         database = "sqlite:///{tmp_path}/accounts"
         """,
         encoding="utf-8",
     )
     found = levels(examine(path))
-    assert {name for name, level in found.items() if level is ERROR} == {
+    assert {name for name, level in found.items() if level is Level.SKIPPED} == {
+        "postfix",
+        "dovecot",
+        "rspamd configuration",
+    }
+    assert {name for name, level in found.items() if level is FAILED} == {
         "key file",
         "spool",
         "drop folder",

@@ -456,6 +456,18 @@ def test_forget_removes_one_user_wholly(ledger: Ledger) -> None:
     assert ledger.record(answer(HAM)) == 0  # no correction of what was forgotten
 
 
+def test_one_message_of_one_user_is_forgotten(ledger: Ledger) -> None:
+    """What was decided and what was taught of it, and nothing else."""
+    ledger.record(answer(), answer(digest="d2"), answer(user="bob"))
+    ledger.decide(decision(), decision(digest="d2"))
+    assert ledger.forget_message("ann", "d1") == 2
+    assert ledger.forget_message("ann", "d1") == 0
+    assert (ledger.taught("ann", "d1"), ledger.decisions("ann", "d1")) == (None, [])
+    assert ledger.taught("ann", "d2") is not None
+    assert [each.decision.digest for each in ledger.decisions("ann")] == ["d2"]
+    assert ledger.taught("bob", "d1") is not None
+
+
 def test_prune_removes_messages_by_the_age_of_their_last_answer(ledger: Ledger) -> None:
     """A message that was taught again lately keeps its whole history."""
     ledger.record(

@@ -151,7 +151,7 @@ async def get(path: str, socket_path: Path) -> tuple[int, str, str]:
 
 async def health_of(samples: Samples, folder: Path) -> tuple[int, dict[str, Any]]:
     async with metrics_served(f"unix:{folder}/m.sock", samples):
-        status, kind, text = await get("/health", folder / "m.sock")
+        status, kind, text = await get("/healthz", folder / "m.sock")
     assert kind == "application/json"
     return status, json.loads(text)
 

@@ -124,7 +124,7 @@ async def test_a_learn_sends_the_message_and_names_its_user() -> None:
     assert request.body == MESSAGE
     assert (request["Deliver-To"], request["Password"]) == (USER, "secret")
     assert request["Learn-Type"] is None
-    # A compressed answer would need the parser that we do not ask aiohttp for.
+    # A compressed answer would have to be unpacked.
     assert request["Accept-Encoding"] == "identity"
 
 
@@ -250,7 +250,7 @@ async def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
 
 
 async def test_a_message_beyond_a_megabyte_is_sent_whole() -> None:
-    """Without the warning that aiohttp gives for bytes of that size."""
+    """Nothing on the way cuts it, or warns about its size."""
     fake = FakeRspamd([LEARNED])
     async with client_of(fake) as client:
         await client.learn_spam(MESSAGE + b"x" * 3_000_000, user=USER)
@@ -380,7 +380,7 @@ BROKEN = {
 async def test_a_broken_answer_is_temporary(
     call: Callable[[RspamdClient], Awaitable[object]], answer: bytes
 ) -> None:
-    """No error of aiohttp's comes through; ours names the URL and fits one line of a log."""
+    """No error of the socket's comes through; ours names the URL and fits one line of a log."""
     async with client_of(FakeRspamd([answer])) as client:
         with pytest.raises(
             RspamdUnavailable, match=r"Rspamd at http://127\.0\.0\.1:\d+ "
@@ -506,7 +506,7 @@ def test_a_url_that_cannot_be_is_refused_at_once(url: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"timeout_s": 0}, {"timeout_s": -1}, {"max_connections": 0}])
 def test_limits_must_be_positive(wrong: dict[str, Any]) -> None:
-    """To aiohttp, 0 connections mean any number."""
+    """No connections would mean to wait for ever."""
     with pytest.raises(ValueError, match="positive"):
         RspamdClient(scan_url="http://h:1", learn_url="http://h:1", **wrong)
 

@@ -54,6 +54,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: dict[str, str | list[str]] = {}
 
 
+_MAX_PATH_CHARS = 1000  # what is longer than any real one is shown in part
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
     """What a file asks for, in the spelling that is stored.
@@ -125,7 +128,9 @@ def load(path: Path) -> Declared:
     Raises:
         AccountsError: it cannot be read or holds something wrong; lists all of it.
     """
-    name = spelling.shown(str(path))
+    name = str(path)
+    if len(name) > _MAX_PATH_CHARS or not name.isprintable():
+        name = spelling.shown(name)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path

@@ -122,12 +122,14 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
             shared_classifier=settings.rspamd.shared_classifier,
         ) as rspamd:
             with _what_is_missing(missing):
-                verdict = await Judge(
+                judge = Judge(
                     rspamd, weights, settings.policy, shared=bool(settings.rspamd.shared_classifier)
-                ).verdict(
+                )
+                verdict = await judge.verdict(
                     message,
                     name,
                     brought.score,
+                    judge.bayes(message, name, settings.daemon.deadline_s),
                     sender=brought.sender,
                     recipient=name,
                     timeout_s=settings.daemon.deadline_s,

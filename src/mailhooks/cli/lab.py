@@ -103,7 +103,7 @@ def _verdicts(outcome: story.Outcome) -> Table:
     table.add_column("milter\nscore", justify="right")
     table.add_column("Bayes score\n(P of spam)", justify="right", no_wrap=True)
     table.add_column("\nsum", justify="right")
-    table.add_column("\nthreshold", justify="right")
+    table.add_column("\nneeded", justify="right")
     table.add_column("\nfolder")
     for row in outcome.rows:
         table.add_row(

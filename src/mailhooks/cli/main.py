@@ -19,6 +19,7 @@ MODULE_OF = {
     "lmtp": "services",
     "check-config": "services",
     "install-hooks": "hooks",
+    "setup": "setup",
     "lab": "lab",
     "learn": "teach",
     "retrain": "account",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mailhooks import config
+from mailhooks import config, systemd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +19,25 @@ def serve(config_path: Path) -> None:
     """Answer Dovecot's Sieve at delivery, and learn what users move.
 
     Runs in the foreground until SIGTERM; samples that are not learned yet stay
-    in the spool and are learned by the next run.
+    in the spool and are learned by the next run. SIGHUP reads the settings and
+    keys again. Takes its sockets from systemd, if it is handed any.
     """
     from mailhooks.daemon import serve as run
 
-    asyncio.run(run(config.load(config_path)))
+    sockets = systemd.take_sockets()
+    try:
+        asyncio.run(
+            run(
+                config.load(config_path),
+                reread=lambda: config.load(config_path),
+                sockets=sockets,
+                supervisor=systemd.Supervisor.of(),
+            )
+        )
+    except BaseException:
+        # systemd keeps the sockets open: whoever waits there must not wait for nothing.
+        systemd.turn_away(sockets.values())
+        raise
 
 
 @click.command()
@@ -34,7 +48,12 @@ def milter(config_path: Path) -> None:
     from mailhooks.milter import run
 
     settings = config.load(config_path)
-    run(settings.milter.socket, load_keys(settings.score.key_file), settings.milter.timeout_s)
+    run(
+        settings.milter.socket,
+        load_keys(settings.score.key_file),
+        settings.milter.timeout_s,
+        systemd.Supervisor.of(),
+    )
 
 
 @click.command()
@@ -48,7 +67,7 @@ def lmtp(config_path: Path) -> None:
     from mailhooks.lmtp import serve as run
 
     settings = config.load(config_path)
-    asyncio.run(run(settings.lmtp, settings.daemon))
+    asyncio.run(run(settings.lmtp, settings.daemon, systemd.Supervisor.of()))
 
 
 @click.command("check-config")

@@ -162,39 +162,49 @@ class Classifier:
         loop = asyncio.get_running_loop()
         deadline = call.accepted_at_s + self._deadline_s
         user = user_of(call.env, call.peer.uid, self._mail_uids)
-        header = read_header(call.message)
-        milter = self._carried(header, call)
         # What is not Rspamd's keeps a part of the deadline.
         left_s = deadline - self._deadline_s * OWN_SHARE - loop.time()
-        verdict = await self._judge.verdict(
-            call.message,
-            user,
-            milter,
-            sender=call.env.get("SENDER"),
-            recipient=call.env.get("RECIPIENT"),
-            timeout_s=left_s,
-        )
-        queue_id, now = self._queue_id(header), self._clock()
-        digest = await self._digest(call.message, user, deadline - loop.time())
+        bayes = loop.create_task(self._judge.bayes(call.message, user, left_s))
+        try:
+            # Rspamd has the message after this; all that we find out by ourselves we find
+            # out while it works.
+            await asyncio.sleep(0)
+            header = read_header(call.message)
+            milter = self._carried(header, call)
+            queue_id, now = self._queue_id(header), self._clock()
+            editable = is_editable(call.message)
+            digest = content_digest(call.message) if len(call.message) <= SMALL_BYTES else None
+            verdict = await self._judge.verdict(
+                call.message,
+                user,
+                milter,
+                bayes,
+                sender=call.env.get("SENDER"),
+                recipient=call.env.get("RECIPIENT"),
+                timeout_s=left_s,
+            )
+        finally:
+            bayes.cancel()
+        if digest is None:
+            digest = await self._digest(call.message, user, deadline - loop.time())
         lesson = await self._lesson(user, verdict)
         if lesson is not None and digest is not None:
             await self._keep(call.message, user, lesson, digest, deadline - loop.time())
         if user != PROBE_USER and digest is not None:
             self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
-        self._log(user, queue_id, verdict)
+        text = verdict.status()
+        log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, text)
         _count(verdict, loop.time() - call.accepted_at_s)
         score = "none" if isinstance(milter, NoScore) else "verified"
-        if not is_editable(call.message):
+        if not editable:
             log.warning(
                 "%s: user=%s: a line in the header is no field: left as it is", queue_id, user
             )
             score = f"broken-{score}"
-        return f"{verdict.folder.value} {score} {verdict.status()}".encode("ascii")
+        return f"{verdict.folder.value} {score} {text}".encode("ascii")
 
     async def _digest(self, message: bytes, user: str, left_s: float) -> str | None:
-        """The digest of a message; None if there is no time for that of a large one."""
-        if len(message) <= SMALL_BYTES:
-            return content_digest(message)
+        """The digest of a large message; None if there is no time for it."""
         try:
             # Other deliveries would notice how long this takes.
             async with asyncio.timeout(left_s / 2):
@@ -257,9 +267,6 @@ class Classifier:
             log.error("user=%s: %s on delivery: the spool is too slow", user, lesson.value)
         except SpoolError as error:
             log.error("user=%s: %s on delivery: %s", user, lesson.value, error)
-
-    def _log(self, user: str, queue_id: str, verdict: Verdict) -> None:
-        log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, verdict.status())
 
 
 def _count(verdict: Verdict, elapsed_s: float) -> None:

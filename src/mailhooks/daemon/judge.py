@@ -22,6 +22,8 @@ from mailhooks.policy import (
 from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from mailhooks.config import PolicySettings
     from mailhooks.daemon.weights import Weights
     from mailhooks.rspamd import BayesOpinion, RspamdClient
@@ -65,6 +67,7 @@ class Judge:
         message: bytes,
         user: str,
         milter: MilterScore | NoScore,
+        bayes: Awaitable[Bayes | NoBayes],
         *,
         sender: str | None,
         recipient: str | None,
@@ -76,27 +79,34 @@ class Judge:
             message: as it is delivered.
             user: the Dovecot user, in lower case.
             milter: the carried score.
+            bayes: :meth:`bayes`, perhaps under way already.
             sender: the envelope's, for a full scan.
             recipient: likewise.
-            timeout_s: seconds for everything that Rspamd and Redis are asked.
+            timeout_s: seconds for a full scan.
         """
         scan: RspamdScore | NoScan | None = None
         if isinstance(milter, NoScore):
-            bayes, scan = await asyncio.gather(
-                self._bayes(message, user, timeout_s),
-                self._scan(message, user, sender, recipient, timeout_s),
+            opinion, scan = await asyncio.gather(
+                bayes, self._scan(message, user, sender, recipient, timeout_s)
             )
         else:
-            bayes = await self._bayes(message, user, timeout_s)
+            opinion = await bayes
         return decide(
             milter,
-            bayes,
+            opinion,
             self._policy.threshold_of(user),
             scan=scan,
             honour_action=self._policy.honour_action,
         )
 
-    async def _bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
+    async def bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
+        """What one user's statistics say, or why they say nothing; never fails.
+
+        Args:
+            message: as it is delivered.
+            user: the Dovecot user, in lower case.
+            timeout_s: seconds for everything that Rspamd and Redis are asked.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 own, shared = await self._rspamd.check_opinions(message, user=user)

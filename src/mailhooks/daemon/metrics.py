@@ -1,7 +1,7 @@
 """Metrics and health over HTTP, for Prometheus and for whoever watches the host.
 
 ``GET /metrics`` answers in Prometheus' text format; each metric is declared
-beside the code that counts. ``GET /health`` answers in JSON, with 200 if
+beside the code that counts. ``GET /healthz`` answers in JSON, with 200 if
 samples are taken and learned, else with 503 and the reason. Both say nothing
 about users or their mail.
 """
@@ -37,7 +37,7 @@ STOP_S = 1.0
 
 
 def health(samples: Samples) -> dict[str, bool | int | float | str]:
-    """What ``GET /health`` answers; ``ok`` decides about 200 or 503."""
+    """What ``GET /healthz`` answers; ``ok`` decides about 200 or 503."""
     return {
         "ok": not samples.trouble,
         "trouble": samples.trouble,
@@ -62,7 +62,7 @@ def application(samples: Samples) -> web.Application:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     app = web.Application()
     app.router.add_get("/metrics", answer_metrics)
-    app.router.add_get("/health", answer_health)
+    app.router.add_get("/healthz", answer_health)
     return app
 
 

@@ -121,6 +121,7 @@ class Samples:
         self._complaint: SpoolError | LedgerError | None = None
         # The last sample that could not be put on disk: when, and why.
         self._refusal: tuple[float, SpoolError] | None = None
+        self._woke_s = self._looked_s = 0.0
 
     async def take(
         self,
@@ -178,6 +179,19 @@ class Samples:
         return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
 
     @property
+    def went_round_s(self) -> float:
+        """When the worker and the look through the spool both had last gone round.
+
+        By ``time.monotonic``; 0 before the first time.
+        """
+        return min(self._woke_s, self._looked_s)
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds that the worker may rest between two turns."""
+        return self._settings.rescan_s
+
+    @property
     def ledger_open(self) -> bool:
         """Whether the ledger is open, without which nothing is learned."""
         return self._tutor.ledger is not None
@@ -208,6 +222,7 @@ class Samples:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_house())
                 while True:
+                    self._woke_s = time.monotonic()
                     self._changed.clear()
                     wait_s = self._start_due(tasks)
                     with contextlib.suppress(TimeoutError):
@@ -236,6 +251,8 @@ class Samples:
                 said, self._complaint = self._complaint, error
                 if str(error) != str(said):
                     log.error("nothing is learned, samples are kept: %s", error)
+            self._looked_s = time.monotonic()
+            self._changed.set()  # the worker shows that it, too, can still go round
             await asyncio.sleep(self._settings.rescan_s)
 
     async def _look_through(self) -> None:

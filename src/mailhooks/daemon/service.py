@@ -1,4 +1,7 @@
-"""``mailhooks serve``: both sockets, metrics and the worker, until SIGTERM or SIGINT."""
+"""``mailhooks serve``: both sockets, metrics and the worker, until SIGTERM or SIGINT.
+
+SIGHUP reads the settings and keys again, see :mod:`mailhooks.daemon.reload`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import logging
 import resource
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
@@ -16,18 +20,23 @@ from mailhooks.daemon.decisions import Decisions
 from mailhooks.daemon.dropbox import Dropbox
 from mailhooks.daemon.learn import Learner
 from mailhooks.daemon.metrics import metrics_served
+from mailhooks.daemon.reload import compare
 from mailhooks.daemon.samples import Samples
 from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import ScriptServer, ServerLimits
+from mailhooks.errors import MailhooksError, SpoolError
 from mailhooks.keys import load_keys
 from mailhooks.ledger import SqliteLedger
 from mailhooks.rspamd import RspamdClient
 from mailhooks.spool import Spool
+from mailhooks.systemd import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Mapping
 
     from mailhooks.config import RedisSettings
+    from mailhooks.dovecot import ScriptCall
     from mailhooks.lesson import Lesson
 
 log = logging.getLogger("mailhooks.daemon")
@@ -36,18 +45,42 @@ CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
 WEIGHTS_TIMEOUT_S = 1.0
 OPEN_FILES = 16384
+PREPARE_S = 1.0
+STOP_S = 5.0
+"""Seconds that calls under way may still take when the service stops."""
+HANDED_OVER_STOP_S = 2.0
+"""The same where systemd keeps the sockets: new calls wait there meanwhile, and
+Dovecot gives up ten seconds after it has connected."""
+STUCK_S = 600.0
+"""A worker that has not gone round for so long will not: not a slow disk, not a slow Rspamd."""
 
 
-async def serve(settings: Settings) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    reread: Callable[[], Settings],
+    sockets: Mapping[str, socket.socket] | None = None,
+    supervisor: Supervisor | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
+
+    Args:
+        settings: what to start with.
+        reread: reads the settings again, on SIGHUP.
+        sockets: opened by somebody else, by their names; others are opened here.
+        supervisor: hears of readiness and progress.
 
     Raises:
         ConfigError: the key file is unusable.
         MailhooksError: a socket is unusable, or served by another process.
     """
+    sockets, supervisor = sockets or {}, supervisor or Supervisor()
+    if unknown := set(sockets) - {CLASSIFY_SOCKET, LEARN_SOCKET}:
+        raise MailhooksError(
+            f"handed over a socket named {', '.join(sorted(unknown))}; the names are "
+            f"{CLASSIFY_SOCKET} and {LEARN_SOCKET}"
+        )
     daemon = settings.daemon
-    keys = load_keys(settings.score.key_file)
-    mail_uids = uids_of(daemon.mail_users)
     # Each waiting Sieve call is an open file; the soft limit is often 1,024.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
@@ -69,8 +102,9 @@ async def serve(settings: Settings) -> None:
         )
         weights = weights_in(settings.redis)
         stack.callback(weights.close)
+        spool = Spool(daemon.spool_dir)
         samples = Samples(
-            Spool(daemon.spool_dir),
+            spool,
             lambda: SqliteLedger(settings.learning.ledger_file),
             rspamd,
             settings.learning,
@@ -81,42 +115,123 @@ async def serve(settings: Settings) -> None:
         decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
         # Before the sockets, so that it ends after them.
         stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
-        classifier = Classifier(
-            rspamd,
-            keys,
-            weights,
-            samples,
-            score=settings.score,
-            policy=settings.policy,
-            learning=settings.learning,
-            deadline_s=daemon.deadline_s,
-            mail_uids=mail_uids,
-            shared=bool(settings.rspamd.shared_classifier),
-            note=decisions.note,
-        )
+        handlers = _Handlers(settings, rspamd, weights, samples, decisions)
         # A handler keeps its own deadline; the server's is for one that cannot.
         limits = ServerLimits(
             message_bytes=daemon.max_message_bytes, handler_timeout_s=daemon.deadline_s + 0.5
         )
-        learner = Learner(samples, settings.mailboxes, mail_uids)
-        for name, handler in ((CLASSIFY_SOCKET, classifier.answer), (LEARN_SOCKET, learner.answer)):
-            server = ScriptServer(daemon.socket_dir / name, handler, limits=limits)
+        # The first sample may come with the first connection; what is wrong with
+        # the spool is the worker's to tell.
+        with contextlib.suppress(SpoolError, TimeoutError):
+            async with asyncio.timeout(PREPARE_S):
+                await asyncio.to_thread(spool.prepare)
+        servers: list[ScriptServer] = []
+        stack.push_async_callback(_stop_all, servers, HANDED_OVER_STOP_S if sockets else STOP_S)
+        for name, handler in ((CLASSIFY_SOCKET, handlers.classify), (LEARN_SOCKET, handlers.learn)):
+            server = ScriptServer(
+                daemon.socket_dir / name, handler, limits=limits, sock=sockets.get(name)
+            )
             await server.start()
-            stack.push_async_callback(server.stop)
+            servers.append(server)
         await stack.enter_async_context(metrics_served(daemon.metrics, samples))
         dropbox = Dropbox(
             daemon.drop_dir,
-            learner.answer,
+            handlers.learn,
             max_message_bytes=daemon.max_message_bytes,
             every_s=settings.learning.rescan_s,
         )
-        for work in (samples.run(), dropbox.run()):
+        for work in (samples.run(), dropbox.run(), _report_life(supervisor, samples)):
             task = asyncio.create_task(work)
             stack.push_async_callback(_cancel, task)
             task.add_done_callback(lambda _task: stop.set())
-        log.info("serving in %s", daemon.socket_dir)
+        where = "handed-over sockets" if sockets else str(daemon.socket_dir)
+
+        def reload() -> None:
+            supervisor.reloading()
+            try:
+                handlers.reload(reread())
+            except MailhooksError as error:
+                problems = "; ".join(str(error).splitlines())
+                log.error("reload: the old settings stay in force: %s", problems)
+            finally:
+                supervisor.ready(f"serving {where}")
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        log.info("serving %s", where)
+        supervisor.ready(f"serving {where}")
         await stop.wait()
+        supervisor.stopping()
         log.info("stopping, %d samples stay in the spool", samples.waiting)
+
+
+class _Handlers:
+    """What answers a call, by the settings in force."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rspamd: RspamdClient,
+        weights: Weights,
+        samples: Samples,
+        decisions: Decisions,
+    ) -> None:
+        self._settings, self._rspamd, self._weights = settings, rspamd, weights
+        self._samples, self._decisions = samples, decisions
+        self._classifier, self._learner = self._made_by(settings)
+
+    async def classify(self, call: ScriptCall) -> bytes:
+        return await self._classifier.answer(call)
+
+    async def learn(self, call: ScriptCall, made: float | None = None) -> bytes:
+        return await self._learner.answer(call, made)
+
+    def reload(self, read: Settings) -> None:
+        """Put new settings into force, and log which wait for a restart.
+
+        Raises:
+            ConfigError: the keys are unusable; nothing has changed.
+        """
+        reload = compare(self._settings, read)
+        self._classifier, self._learner = self._made_by(reload.settings)
+        self._settings = reload.settings
+        log.info("reload: keys read again; changed: %s", ", ".join(reload.changed) or "nothing")
+        if reload.waiting:
+            log.warning("reload: only a restart changes %s", ", ".join(reload.waiting))
+
+    def _made_by(self, settings: Settings) -> tuple[Classifier, Learner]:
+        mail_uids = uids_of(settings.daemon.mail_users)
+        classifier = Classifier(
+            self._rspamd,
+            load_keys(settings.score.key_file),
+            self._weights,
+            self._samples,
+            score=settings.score,
+            policy=settings.policy,
+            learning=settings.learning,
+            deadline_s=settings.daemon.deadline_s,
+            mail_uids=mail_uids,
+            shared=bool(settings.rspamd.shared_classifier),
+            note=self._decisions.note,
+        )
+        return classifier, Learner(self._samples, settings.mailboxes, mail_uids)
+
+
+async def _report_life(supervisor: Supervisor, samples: Samples) -> None:
+    """Tell the supervisor that the event loop and the worker go round; for ever."""
+    started_s = time.monotonic()
+    # Between two turns of the worker lie its pause and a look at the disk.
+    while supervisor.ping_every_s:
+        silent_s = time.monotonic() - max(started_s, samples.went_round_s)
+        if silent_s < samples.pause_s + STUCK_S:
+            supervisor.alive()
+        else:
+            log.critical("the worker has been stuck for %.0f s, the watchdog may end it", silent_s)
+        await asyncio.sleep(supervisor.ping_every_s)
+    await asyncio.Event().wait()
+
+
+async def _stop_all(servers: list[ScriptServer], grace_s: float) -> None:
+    await asyncio.gather(*(server.stop(grace_s=grace_s) for server in servers))
 
 
 def count_in(redis: RedisSettings) -> Callable[[str, Lesson], int] | None:

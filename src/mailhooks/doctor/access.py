@@ -62,3 +62,13 @@ def all_named(uids: Iterable[int]) -> str:
 def mode_of(status: os.stat_result) -> str:
     """Permission bits as chmod takes them, such as ``0700``."""
     return f"{stat.S_IMODE(status.st_mode):04o}"
+
+
+def uid_named(name: str) -> int | None:
+    """A user's number, given the name or the number itself; None if there is no such user."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None

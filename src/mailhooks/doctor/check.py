@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Level(enum.Enum):
-    """How bad it is; an error is what makes mailhooks, or a part of it, not work now."""
+    """How bad it is; what has failed makes mailhooks, or a part of it, not work now."""
 
     OK = "ok"
+    SKIPPED = "not checked"
     WARNING = "warning"
-    ERROR = "error"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,14 @@ def warning(name: str, text: str, advice: str) -> Finding:
     return Finding(name, Level.WARNING, text, advice)
 
 
-def error(name: str, text: str, advice: str) -> Finding:
+def skipped(name: str, text: str, advice: str) -> Finding:
+    """It cannot be looked at from here; ``text`` says why, ``advice`` how it could be."""
+    return Finding(name, Level.SKIPPED, text, advice)
+
+
+def failed(name: str, text: str, advice: str) -> Finding:
     """It does not work."""
-    return Finding(name, Level.ERROR, text, advice)
+    return Finding(name, Level.FAILED, text, advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class Check:
 def run(checks: Sequence[Check], *, timeout_s: float) -> list[Finding]:
     """Run checks side by side; returns their findings in the order of the checks.
 
-    A check that raises, or has not come to an end in time, is an error of its own.
+    A check that raises, or has not come to an end in time, has failed itself.
 
     Args:
         checks: what to look at.
@@ -84,7 +90,7 @@ def run(checks: Sequence[Check], *, timeout_s: float) -> list[Finding]:
         except TimeoutError:
             findings.append(_unfinished(check.name, timeout_s))
             continue
-        findings += [_failed(check.name, problem)] if problem else future.result()
+        findings += [_broken(check.name, problem)] if problem else future.result()
     return findings
 
 
@@ -104,7 +110,7 @@ def _start(check: Check) -> Future[list[Finding]]:
 
 
 def _unfinished(name: str, timeout_s: float) -> Finding:
-    return error(
+    return failed(
         name,
         f"the check did not end within {timeout_s:g} s",
         "Something it looks at hangs, such as a file system or a server: see the findings beside "
@@ -112,9 +118,9 @@ def _unfinished(name: str, timeout_s: float) -> Finding:
     )
 
 
-def _failed(name: str, problem: BaseException) -> Finding:
+def _broken(name: str, problem: BaseException) -> Finding:
     reason = " ".join(str(problem).split())
-    return error(
+    return failed(
         name,
         f"the check itself failed: {type(problem).__name__}{': ' if reason else ''}{reason}",
         "This is a fault of mailhooks: please report it with this line.",

@@ -5,26 +5,37 @@ from __future__ import annotations
 import os
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mailhooks.doctor import access
-from mailhooks.doctor.check import Finding, Level, error, ok, warning
+from mailhooks.doctor.check import Finding, Level, failed, ok, warning
+from mailhooks.spool import MAX_LABEL_BYTES, Label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 SCARCE, EXHAUSTED = 0.05, 0.01
 """Shares of a file system that are free when it is time to worry, and too late."""
 SAMPLE_OLD_S = 3600.0
+FUTURE_S = 60.0
 CALL_OLD_S = 300.0
 """A daemon that runs takes calls within seconds (learning.rescan_s)."""
-SPOOL_MODE, DROP_MODE = 0o700, 0o3733
+DROP_MODE = 0o3733
+IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+REMOTE = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs")
 _PROBE_BYTES = 4096
 
 
-def spool(folder: Path) -> list[Finding]:
-    """All about the folder in which samples wait to be learned."""
+def spool(folder: Path, settle_s: Callable[[str], float] = lambda _: 0.0) -> list[Finding]:
+    """All about the folder in which samples wait to be learned.
+
+    Args:
+        folder: the spool.
+        settle_s: how long a sample of an origin is meant to wait.
+    """
     missing = _is_folder(
         "spool",
         folder,
@@ -37,7 +48,8 @@ def spool(folder: Path) -> list[Finding]:
         _spool_mode(folder),
         writable("spool writable", folder / "tmp" if (folder / "tmp").is_dir() else folder),
         space("spool space", folder),
-        samples_waiting(folder),
+        file_system("spool file system", folder),
+        samples_waiting(folder, settle_s),
         samples_set_aside(folder),
     ]
 
@@ -46,9 +58,9 @@ def _is_folder(name: str, folder: Path, advice: str) -> Finding | None:
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except OSError as problem:
-        return error(name, f"{folder}: {problem.strerror}", advice)
+        return failed(name, f"{folder}: {problem.strerror}", advice)
     if not is_folder:
-        return error(name, f"{folder}: is a file, not a folder", f"Move it away. {advice}")
+        return failed(name, f"{folder}: is a file, not a folder", f"Move it away. {advice}")
     return None
 
 
@@ -65,7 +77,7 @@ def _spool_mode(folder: Path) -> Finding:
     strange = [part for part in parts if part.is_dir() and part.stat().st_uid != status.st_uid]
     if strange:
         owner = access.named(status.st_uid)
-        return error(
+        return failed(
             name,
             f"{strange[0]}: belongs to {access.named(strange[0].stat().st_uid)}, "
             f"and {folder} to {owner}",
@@ -87,7 +99,7 @@ def writable(name: str, folder: Path) -> Finding:
         finally:
             probe.unlink()
     except OSError as problem:
-        return error(
+        return failed(
             name,
             f"{folder}: cannot be written: {problem.strerror}",
             "Make room, mount it writable, or give it to the user of `mailhooks serve`; until then "
@@ -108,7 +120,7 @@ def space(
     text = f"{folder}: " + ", ".join(f"{share:.0%} of {it} free" for it, share in shares.items())
     if least >= SCARCE:
         return ok(name, text)
-    level = Level.ERROR if least < EXHAUSTED else Level.WARNING
+    level = Level.FAILED if least < EXHAUSTED else Level.WARNING
     return Finding(
         name,
         level,
@@ -117,34 +129,89 @@ def space(
     )
 
 
-def samples_waiting(folder: Path) -> Finding:
-    """How many samples wait, and whether one has waited so long that learning must be stuck."""
+def file_system(name: str, folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> Finding:
+    """Whether files survive a restart of the machine, by the kind of file system (proc(5)).
+
+    Args:
+        name: of the finding.
+        folder: what lies on it.
+        mounts: the kernel's list.
+    """
+    where = folder.resolve()
+    best, kind = -1, ""
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        point, _, rest = line.partition(" - ")
+        mounted = Path(point.split()[4].replace("\\040", " "))
+        # Of two on one place, the later one hides the other.
+        if where.is_relative_to(mounted) and len(mounted.parts) >= best:
+            best, kind = len(mounted.parts), rest.split()[0]
+    if kind in IN_MEMORY:
+        return warning(
+            name,
+            f"{folder}: on {kind}, which forgets everything when the machine restarts",
+            "Put it on a disk, or mount one there.",
+        )
+    if kind.startswith(REMOTE):
+        return warning(
+            name,
+            f"{folder}: on {kind}, over the network: its syncs and locks are not to be relied on",
+            "Put it on a disk of this host.",
+        )
+    return ok(name, f"{folder}: on {kind or 'a file system of unknown kind'}")
+
+
+def samples_waiting(folder: Path, settle_s: Callable[[str], float] = lambda _: 0.0) -> Finding:
+    """How many samples wait, and whether one is so long overdue that learning must be stuck.
+
+    Args:
+        folder: the spool.
+        settle_s: how long a sample of an origin is meant to wait.
+    """
     name = "spool waiting"
     if not (folder / "new").is_dir():
         return ok(name, f"{folder}: no samples yet, `mailhooks serve` has never run with it")
+    ages, overdue_s = [], 0.0
     try:
         # Read-only, so not by Spool.entries(), which sets strange files aside.
-        ages = [_sample_age_s(path.name) for path in (folder / "new").iterdir()]
+        for path in (folder / "new").iterdir():
+            ages.append(age_s := _sample_age_s(path.name))
+            if age_s > SAMPLE_OLD_S:
+                overdue_s = max(overdue_s, age_s - settle_s(_origin(path)))
     except OSError as problem:
         return _unreadable(name, folder / "new", problem)
     text = f"{folder}: {_count(ages, 'sample')} waiting"
     oldest_s = max(ages, default=0.0)
-    if ages:
+    if oldest_s > 0:
         text += f", the oldest for {_span(oldest_s)}"
-    if oldest_s <= SAMPLE_OLD_S:
+    if min(ages, default=0.0) < -FUTURE_S:
+        return warning(
+            name,
+            f"{text}, the newest from {_span(-min(ages))} in the future",
+            "The clock was set back: see that it is right now. Samples are learned all the same.",
+        )
+    if overdue_s <= SAMPLE_OLD_S:
         return ok(name, text)
     return warning(
         name,
-        text,
+        f"{text}; one is overdue by {_span(overdue_s)}",
         "Learning is stuck: see the findings about Rspamd and Redis, and why samples are kept in "
         "the log of `mailhooks serve`. Nothing is lost; `mailhooks queue list` shows them.",
     )
 
 
+def _origin(sample: Path) -> str:
+    """What made a sample; empty if it has gone meanwhile, or is none."""
+    try:
+        with sample.open("rb") as file:
+            return msgspec.json.decode(file.readline(MAX_LABEL_BYTES), type=Label).origin
+    except (FileNotFoundError, msgspec.DecodeError):
+        return ""
+
+
 def _sample_age_s(name: str) -> float:
     # A spool file's name begins with its time of arrival; a strange file has no age.
     stamp = name.partition(".")[0]
-    return max(0.0, time.time() - int(stamp) / 1e9) if stamp.isdecimal() else 0.0
+    return time.time() - int(stamp) / 1e9 if stamp.isdecimal() else 0.0
 
 
 def samples_set_aside(folder: Path) -> Finding:
@@ -191,7 +258,7 @@ def _drop_mode(folder: Path, daemon_uid: int | None, mail_uids: Iterable[int]) -
         uid for uid in mail_uids if not access.may(uid, status, access.WRITE | access.ENTER)
     ]
     if shut_out:
-        return error(
+        return failed(
             name,
             f"{folder}: {access.all_named(shut_out)} may not write into it (mode {mode})",
             f"chmod 3733 {folder}, or what users teach while `mailhooks serve` is away is lost.",
@@ -199,7 +266,7 @@ def _drop_mode(folder: Path, daemon_uid: int | None, mail_uids: Iterable[int]) -
     # Its sticky bit keeps everybody but the owner from removing others' files.
     if daemon_uid not in (None, 0, status.st_uid):
         user = access.named(daemon_uid or 0)
-        return error(
+        return failed(
             name,
             f"{folder}: belongs to {owner}, so `mailhooks serve`, which runs as {user}, "
             "cannot empty it",
@@ -258,7 +325,7 @@ def _calls(folder: Path) -> list[Finding]:
 
 
 def _unreadable(name: str, folder: Path, problem: OSError) -> Finding:
-    return error(
+    return failed(
         name,
         f"{folder}: cannot be read: {problem.strerror}",
         "Run the doctor as root, or give the folder to the user of `mailhooks serve`.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import urllib.parse
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from mailhooks.doctor import access
-from mailhooks.doctor.check import Finding, error, ok, warning
-from mailhooks.doctor.folders import space
+from mailhooks.doctor.check import Finding, failed, ok, warning
+from mailhooks.doctor.folders import file_system, space
 from mailhooks.ledger.schema import APPLICATION_ID, MIGRATIONS
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "ledger"
 _BUSY_S = 5.0
+_LOOK_S = 5.0
 
 
 def ledger(path: Path, daemon_uid: int | None) -> list[Finding]:
@@ -28,7 +30,7 @@ def ledger(path: Path, daemon_uid: int | None) -> list[Finding]:
     """
     if not path.parent.is_dir():
         return [
-            error(
+            failed(
                 NAME,
                 f"{path.parent}: is no folder",
                 "Samples wait until it is there ([learning] ledger_file): install -d -m 700 "
@@ -37,7 +39,11 @@ def ledger(path: Path, daemon_uid: int | None) -> list[Finding]:
         ]
     # SqliteLedger would make a file that is missing, and bring an old one up to date.
     found = _opened(path) if path.exists() else _not_yet(path)
-    return [_owner(path, daemon_uid) or found, space("ledger space", path.parent)]
+    return [
+        _owner(path, daemon_uid) or found,
+        space("ledger space", path.parent),
+        file_system("ledger file system", path.parent),
+    ]
 
 
 def _not_yet(path: Path) -> Finding:
@@ -53,7 +59,7 @@ def _owner(path: Path, daemon_uid: int | None) -> Finding | None:
         status = each.stat()
         if not access.may(daemon_uid, status, rights):
             user = access.named(daemon_uid)
-            return error(
+            return failed(
                 NAME,
                 f"{each}: of {access.named(status.st_uid)}, mode {access.mode_of(status)}: "
                 f"`mailhooks serve`, which runs as {user}, may not write it",
@@ -74,21 +80,22 @@ def _opened(path: Path) -> Finding:
                     "SELECT count(*) FROM sqlite_master",
                 )
             )
+            damage = _damage(file) if application == APPLICATION_ID else ""
     except sqlite3.Error as problem:
-        return error(
+        return failed(
             NAME,
             f"{path}: cannot be opened: {problem}",
             "Samples wait until it can. Restore the file from a backup, or move it away: a new one "
             "is made, which knows nothing of what was taught before.",
         )
     if application != APPLICATION_ID and (application or version or tables):
-        return error(
+        return failed(
             NAME,
             f"{path}: is the database of another program",
             "Name another file in [learning] ledger_file.",
         )
     if version > len(MIGRATIONS):
-        return error(
+        return failed(
             NAME,
             f"{path}: was written by a newer mailhooks (version {version}, this one knows "
             f"{len(MIGRATIONS)})",
@@ -100,4 +107,22 @@ def _opened(path: Path) -> Finding:
             f"{path}: has version {version}, this mailhooks writes {len(MIGRATIONS)}",
             "Restart `mailhooks serve`, which brings it up to date.",
         )
-    return ok(NAME, f"{path}: opens, version {version}")
+    if damage:
+        return failed(
+            NAME,
+            f"{path}: is damaged: {damage}",
+            "Stop `mailhooks serve`, restore the file from a backup, or move it away: a new one is "
+            "made, which knows nothing of what was taught before.",
+        )
+    return ok(NAME, f"{path}: sound, version {version}")
+
+
+def _damage(file: sqlite3.Connection) -> str:
+    """What SQLite finds wrong within a while; empty if that is nothing."""
+    deadline = time.monotonic() + _LOOK_S
+    file.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        found = str(file.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError:  # interrupted: a large file, sound as far as it was read
+        return ""
+    return "" if found == "ok" else " ".join(found.split())

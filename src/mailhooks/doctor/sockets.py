@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import struct
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import aiohttp
+
+from mailhooks.config import listen_address
 from mailhooks.doctor import access, probe
-from mailhooks.doctor.check import Finding, error, ok, warning
+from mailhooks.doctor.check import Finding, failed, ok, warning
+from mailhooks.doctor.http import get
 from mailhooks.dovecot import call_script
 from mailhooks.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
     from mailhooks.keys import KeyRing
 
 CLASSIFY, LEARN = "classify socket", "learn socket"
-MILTER = "milter socket"
+MILTER, LMTP = "milter socket", "lmtp socket"
 PATIENCE_S = 1.0
 """So much later than its deadline an answer is still waited for, to say that it was late."""
-MILTER_S = 5.0
+MILTER_S = METRICS_S = LMTP_S = 5.0
 
 _TEACHES_NOTHING: Final = ("cause=COPY", "from=INBOX", "to=INBOX")
 _START = "Start `mailhooks serve`; if it runs, its log says what is wrong."
@@ -70,7 +75,7 @@ def classify(
         why = re.search(r"milter=none \((.*?)\)", text)
         reason = why[1] if why else f"answer {text!r}"
         return [
-            error(
+            failed(
                 CLASSIFY,
                 f"{path}: does not believe a score signed with the first key of the key file"
                 f" ({reason}), so no mail goes to Junk",
@@ -103,7 +108,7 @@ def learn(path: Path, *, deadline_s: float, mail_uids: Collection[int]) -> list[
 
 
 def _refused(name: str, path: Path) -> Finding:
-    return error(
+    return failed(
         name,
         f"{path}: refuses a call that is right",
         "The log of `mailhooks serve` says why; run the doctor as root.",
@@ -127,18 +132,18 @@ def _call(
         took_s = time.monotonic() - started
         shut_out = [uid for uid in mail_uids if not access.may_connect(uid, path)]
     except TimeoutError:
-        return error(name, f"{path}: accepts, and gives no answer in {timeout_s:g} s", _START)
+        return failed(name, f"{path}: accepts, and gives no answer in {timeout_s:g} s", _START)
     except OSError as problem:
-        return error(name, f"{path}: {problem.strerror or problem}", _START)
+        return failed(name, f"{path}: {problem.strerror or problem}", _START)
     except ProtocolError as problem:
-        return error(
+        return failed(
             name,
             f"{path}: does not answer like a script socket: {problem}",
             "Another program listens there, or [daemon] socket_dir names another folder than "
             "Dovecot's socket_dir does.",
         )
     if shut_out:
-        return error(
+        return failed(
             name,
             f"{path}: {access.all_named(shut_out)} may not connect (socket mode "
             f"{access.mode_of(path.stat())})",
@@ -170,11 +175,76 @@ def milter(address: str, timeout_s: float = MILTER_S) -> list[Finding]:
             return [ok(MILTER, f"{address}: negotiates like a milter")]
         problem = "does not answer like a milter"
     return [
-        error(
+        failed(
             MILTER,
             f"{address}: {problem}",
             "Start `mailhooks milter`; if it runs, its log says what is wrong. Until then mail has "
             "no score and goes to INBOX.",
+        )
+    ]
+
+
+def metrics(address: str, timeout_s: float = METRICS_S) -> list[Finding]:
+    """Whether the daemon says of itself that it learns.
+
+    Args:
+        address: ``daemon.metrics``; empty for nowhere.
+        timeout_s: for its answer.
+    """
+    name = "health"
+    if not address:
+        return [ok(name, "[daemon] metrics is empty: metrics and health are served nowhere")]
+    where = listen_address(address)
+    base = address if isinstance(where, Path) else f"http://{address}"
+    try:
+        answer = asyncio.run(get(base, "/healthz", timeout_s))
+        state = json.loads(answer.body)
+        trouble = str(state["trouble"])
+    except (OSError, aiohttp.ClientError, ValueError, KeyError, TypeError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem) or "no answer"
+        return [warning(name, f"{address}: {reason}", _START)]
+    if trouble:
+        return [
+            failed(
+                name,
+                f"{address}: `mailhooks serve` says: {trouble}",
+                "See the findings about the spool, the ledger and Rspamd.",
+            )
+        ]
+    return [ok(name, f"{address}: `mailhooks serve` says it takes samples and learns")]
+
+
+def lmtp(address: str, timeout_s: float = LMTP_S) -> list[Finding]:
+    """Whether the delivery filter greets as LMTP servers do (RFC 2033).
+
+    Args:
+        address: ``lmtp.listen``.
+        timeout_s: for its greeting.
+    """
+    where = listen_address(address)
+    try:
+        if isinstance(where, Path):
+            connection = _connected(f"unix:{where}", timeout_s)
+        else:
+            connection = socket.create_connection(where, timeout=timeout_s)
+        with connection:
+            greeting = connection.recv(4)
+            with suppress(OSError):
+                connection.sendall(b"QUIT\r\n")
+    except TimeoutError:
+        problem = f"gives no answer in {timeout_s:g} s"
+    except OSError as failure:
+        problem = failure.strerror or str(failure)
+    else:
+        if greeting == b"220 ":
+            return [ok(LMTP, f"{address}: greets like an LMTP server")]
+        problem = "does not greet like an LMTP server"
+    return [
+        failed(
+            LMTP,
+            f"{address}: {problem}",
+            "Start `mailhooks lmtp`; if it runs, its log says what is wrong. Until then mail waits "
+            "in Postfix's queue.",
         )
     ]
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mailhooks.directory import known_users, source_name
-from mailhooks.doctor.check import Finding, error, ok, warning
+from mailhooks.doctor.check import Finding, failed, ok, warning
 from mailhooks.errors import AccountsError, DoveadmError, StatisticsError
 from mailhooks.statistics import Statistics
 
@@ -26,7 +26,7 @@ def users(
         known = asyncio.run(known_users(accounts, doveadm))
     except AccountsError as problem:
         return [
-            error(
+            failed(
                 name,
                 str(problem),
                 "Correct [accounts] database, or make the database with `mailcfg initdb`.",

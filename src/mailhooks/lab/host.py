@@ -69,7 +69,8 @@ LONG_TLDS = frozenset({"info", "name", "mobi", "jobs", "example", "test"})
 # Below Linux's ephemeral range (32768 and up), so that no outgoing connection
 # can take a port between the moment it is chosen and the moment it is bound.
 PORT_RANGE = (20000, 32000)
-PORT_PARTS = 50
+PORT_PARTS = 8
+_GIVEN: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Lab:
         learn_on_delivery: see :class:`mailhooks.config.LearningSettings`.
         settle_s: likewise.
         delivery_settle_s: likewise.
+        shared_agreement: likewise.
         deadline_s: see :class:`mailhooks.config.DaemonSettings`.
         mailboxes: see :class:`mailhooks.config.MailboxSettings`.
         extra_dovecot: added to the end of Dovecot's configuration.
@@ -124,6 +126,7 @@ class Lab:
         learn_on_delivery: str = "off",
         settle_s: float = 0.0,
         delivery_settle_s: float = 0.0,
+        shared_agreement: int = 0,
         deadline_s: float = 5.0,
         mailboxes: MailboxSettings | None = None,
         extra_dovecot: str = "",
@@ -143,6 +146,7 @@ class Lab:
             "learn_on_delivery": learn_on_delivery,
             "settle_s": settle_s,
             "delivery_settle_s": delivery_settle_s,
+            "shared_agreement": shared_agreement,
         }
         self._deadline_s = deadline_s
         self._mailboxes = mailboxes or MailboxSettings()
@@ -498,6 +502,11 @@ class Lab:
                 "url": f"redis://{ADDRESS}:{self.redis_port}/0",
             },
             "doveadm": {"command": ["doveadm", "-c", str(root / "dovecot/dovecot.conf")]},
+            "doctor": {
+                "postconf": ["postconf", "-c", str(root / "postfix")],
+                "doveconf": ["doveconf", "-c", str(root / "dovecot/dovecot.conf")],
+                "rspamadm": ["rspamadm", *self._rspamd_folders()],
+            },
             "daemon": {
                 "socket_dir": root / "run/mailhooks",
                 "spool_dir": root / "spool",
@@ -554,10 +563,7 @@ class Lab:
                     "_rspamd",
                     "-g",
                     "_rspamd",
-                    f"--var=LOCAL_CONFDIR={root}/rspamd",
-                    f"--var=DBDIR={root}/rspamd-data",
-                    f"--var=RUNDIR={root}/rspamd-data",
-                    f"--var=LOGDIR={log}",
+                    *self._rspamd_folders(),
                 ],
                 rspamd_ready,
                 log / "rspamd.log",
@@ -609,6 +615,16 @@ class Lab:
             ),
         ):
             self.servers[server.name] = server
+
+    def _rspamd_folders(self) -> list[str]:
+        data = self.root / "rspamd-data"
+        folders = {
+            "LOCAL_CONFDIR": self.root / "rspamd",
+            "DBDIR": data,
+            "RUNDIR": data,
+            "LOGDIR": self.root / "log",
+        }
+        return [f"--var={name}={folder}" for name, folder in folders.items()]
 
     def _redis_ready(self) -> bool:
         try:
@@ -670,12 +686,16 @@ def check_machine() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports on loopback that nobody uses, and no outgoing connection will take."""
+    """TCP ports on loopback that nobody uses, and no outgoing connection will take.
+
+    None of them was given before, since it may not be bound yet.
+    """
+    # Labs that start side by side look in different parts of the range.
+    part = set(range(*PORT_RANGE)[os.getpid() % PORT_PARTS :: PORT_PARTS])
+    if len(part - _GIVEN) < len(part) / 2:
+        _GIVEN.clear()
     found: list[int] = []
-    # Labs that start side by side look in different parts of the range, since a
-    # port is free to both of them until one's server has bound it.
-    part = range(*PORT_RANGE)[os.getpid() % PORT_PARTS :: PORT_PARTS]
-    for port in random.SystemRandom().sample(part, len(part)):
+    for port in random.SystemRandom().sample(sorted(part - _GIVEN), len(part - _GIVEN)):
         with socket.socket() as probe:
             try:
                 probe.bind((ADDRESS, port))
@@ -683,5 +703,6 @@ def free_ports(count: int) -> list[int]:
                 continue
         found.append(port)
         if len(found) == count:
+            _GIVEN.update(found)
             return found
     raise LabError("no free TCP ports on loopback")

@@ -332,6 +332,10 @@ class Ledger(Protocol):
         """Remove everything about a user; returns how many messages they had taught."""
         ...
 
+    def forget_message(self, user: str, digest: str) -> int:
+        """Remove what a user was taught and what was decided of one message; how many that were."""
+        ...
+
     def prune(self, before: float) -> int:
         """Remove messages whose last answer is older, older decisions, and stale attempts.
 

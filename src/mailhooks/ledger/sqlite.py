@@ -187,6 +187,17 @@ class SqliteLedger(Ledger):
         self._database.empty_log()
         return removed
 
+    def forget_message(self, user: str, digest: str) -> int:
+        """Remove what a user was taught and what was decided of one message; how many that were."""
+        with self._database.transaction() as db:
+            return sum(
+                db.execute(
+                    f"DELETE FROM {table} WHERE user = ? AND digest = ?",  # noqa: S608 - no value
+                    (user, digest),
+                ).rowcount
+                for table in ("decision", "message")
+            )
+
     def prune(self, before: float) -> int:
         """Remove messages whose last answer is older, and what was decided or begun before then."""
         with self._database.transaction() as db:

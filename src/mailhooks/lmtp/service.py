@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,7 @@ from mailhooks.config import listen_address
 from mailhooks.dovecot import listener
 from mailhooks.errors import MailhooksError
 from mailhooks.lmtp.session import Filter, Session
+from mailhooks.systemd import Supervisor
 
 if TYPE_CHECKING:
     from mailhooks.config import DaemonSettings, LmtpSettings
@@ -25,12 +27,15 @@ GRACE_S: Final = 30.0
 BACKLOG: Final = 512
 
 
-async def serve(settings: LmtpSettings, daemon: DaemonSettings) -> None:
+async def serve(
+    settings: LmtpSettings, daemon: DaemonSettings, supervisor: Supervisor | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         settings: of ``[lmtp]``.
         daemon: where the daemon listens, and the largest message it takes.
+        supervisor: hears of readiness and of signs of life.
 
     Raises:
         MailhooksError: the address cannot be listened on.
@@ -53,7 +58,15 @@ async def serve(settings: LmtpSettings, daemon: DaemonSettings) -> None:
     file = listener.identity(where) if isinstance(where, Path) else None
     server = await loop.create_server(partial(Session, shared), sock=sock, backlog=BACKLOG)
     log.info("listening on %s, next hop %s", settings.listen, settings.next_hop)
-    await stop.wait()
+    supervisor = supervisor or Supervisor()
+    supervisor.ready(f"listening on {settings.listen}")
+    while not stop.is_set():
+        # The event loop goes round, and that is all there is to hang here.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(supervisor.ping_every_s or None):
+                await stop.wait()
+        supervisor.alive()
+    supervisor.stopping()
     if isinstance(where, Path):
         listener.remove(where, file)
     server.close()

@@ -19,6 +19,7 @@ import milter
 
 from mailhooks.errors import MailhooksError
 from mailhooks.message import Header, identity, normal_address
+from mailhooks.milter.guard import Guard
 from mailhooks.score import (
     MAX_FIELD_BYTES,
     REPORT_HEADER,
@@ -27,6 +28,7 @@ from mailhooks.score import (
     read_report,
     sign,
 )
+from mailhooks.systemd import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,13 +119,14 @@ def fold(value: str) -> str:
     )
 
 
-def run(socket: str, keys: KeyRing, timeout_s: int) -> None:
+def run(socket: str, keys: KeyRing, timeout_s: int, supervisor: Supervisor | None = None) -> None:
     """Serve until SIGTERM or SIGINT; libmilter handles both.
 
     Args:
         socket: ``unix:/path`` or ``inet:port@host``.
         keys: the first signs.
         timeout_s: seconds an idle connection from Postfix is kept.
+        supervisor: hears of readiness and progress.
 
     Raises:
         MailhooksError: the socket cannot be opened.
@@ -135,7 +138,11 @@ def run(socket: str, keys: KeyRing, timeout_s: int) -> None:
     # that Rspamd has not signed before.
     os.umask(0o111)
     runmilter: Callable[..., Any] = Milter.runmilter
+    guard = Guard(socket, supervisor or Supervisor())
+    guard.start()
     try:
         runmilter("mailhooks", socket, timeout_s)
     except milter.error as error:
         raise MailhooksError(f"milter socket {socket}: {error}") from error
+    finally:
+        guard.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -15,8 +14,6 @@ from mailhooks.rspamd import exchange, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    import aiohttp
 
     from mailhooks.rspamd.results import BayesOpinion, CheckResult, LearnResult, StatResult
 
@@ -94,9 +91,10 @@ class RspamdClient:
         self._own_classifier = classifier
         self._timeout_s = timeout_s
         self._max_connections = max_connections
-        self._learning = asyncio.Semaphore(max_connections)
+        self._turns = {
+            url: asyncio.Semaphore(max_connections) for url in (self._scan_url, self._learn_url)
+        }
         self._entered = False
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
         self._entered = True
@@ -104,8 +102,6 @@ class RspamdClient:
 
     async def __aexit__(self, *_: object) -> None:
         self._entered = False
-        while self._sessions:
-            await self._sessions.popitem()[1].close()
 
     async def check(
         self,
@@ -232,11 +228,8 @@ class RspamdClient:
         # Without a name every classifier learns.
         which = [_checked_header("Classifier", classifier)] if classifier else []
         headers = [("Deliver-To", _checked_user(user)), *self._password, *kind, *which]
-        self._see_that_it_is_entered()
-        with _explained(self._learn_url, self._timeout_s):
-            async with asyncio.timeout(self._timeout_s), self._learning:
-                answer = await exchange.post(self._learn_url, path, headers, message)
-            return results.classify_learn_answer(*answer)
+        read = results.classify_learn_answer
+        return await self._ask(self._learn_url, path, read, headers, body=message)
 
     async def _ask(
         self,
@@ -248,47 +241,12 @@ class RspamdClient:
         body: bytes | None = None,
         timeout_s: float | None = None,
     ) -> _T:
-        # Here, since whoever only teaches does without; importing it takes a while.
-        import aiohttp
-
-        session = self._session(url)
-        seconds = self._timeout_s if timeout_s is None else timeout_s
-        request = session.request(
-            "GET" if body is None else "POST",
-            ("http://localhost" if url.startswith("unix:") else url) + path,
-            headers=list(headers),
-            # As a stream, since aiohttp warns about bytes beyond a megabyte.
-            data=None if body is None else io.BytesIO(body),
-            allow_redirects=False,
-        )
-        with _explained(url, seconds):
-            try:
-                async with asyncio.timeout(seconds), request as response:
-                    content = await response.read()
-            except aiohttp.ClientError as error:
-                raise RspamdUnavailable(f"cannot be asked: {_on_one_line(error)}") from error
-            return read(response.status, response.reason or "", content)
-
-    def _session(self, url: str) -> aiohttp.ClientSession:
         self._see_that_it_is_entered()
-        if url not in self._sessions:
-            import aiohttp
-
-            limit = self._max_connections
-            connector: aiohttp.BaseConnector
-            if url.startswith("unix:"):
-                path = url.removeprefix("unix:")
-                connector = aiohttp.UnixConnector(path, force_close=True, limit=limit)
-            else:
-                connector = aiohttp.TCPConnector(force_close=True, limit=limit)
-            self._sessions[url] = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # asyncio.timeout is used instead: aiohttp rounds long timeouts up.
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers={"Accept-Encoding": "identity"},
-            )
-        return self._sessions[url]
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        with _explained(url, seconds):
+            async with asyncio.timeout(seconds), self._turns[url]:
+                answer = await exchange.ask(url, path, headers, body)
+            return read(*answer)
 
     def _see_that_it_is_entered(self) -> None:
         if not self._entered:

@@ -1,10 +1,13 @@
-"""One request to Rspamd's controller on a connection of its own, and the answer as it stands.
+"""One request to Rspamd on a connection of its own, and the answer as it stands.
+
+Rspamd closes the connection after every answer, whatever a client asks for: a
+library's pool of connections would have nothing to keep, and costs a delivery
+more than all the rest of it.
 
 A learn is answered in two ways that break HTTP, so that HTTP libraries drop or
 refuse the answer: a refusal is a 204 with a body (against RFC 9110, 15.3.5),
 and a learn that failed at Redis has hiredis' error number for a code:
-``HTTP/1.1 1 cannot get ...``. As Rspamd closes the connection after every
-answer anyway, nothing is left that a library would do for us.
+``HTTP/1.1 1 cannot get ...``.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from mailhooks.errors import RspamdUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# The reason phrase of a refused learn repeats the Message-ID, however long.
-_MOST_ANSWER_BYTES = 1 << 20
+# The reason phrase of a refused learn repeats the Message-ID, however long, and
+# the answer to a scan every address and URL in the message.
+_MOST_ANSWER_BYTES = 64 << 20
 _AT_ONCE_BYTES = 1 << 16
 _DEFAULT_PORT = 80
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{1,3})(?: ([^\r\n]*))?\r\n")
@@ -40,14 +44,16 @@ class Answer(NamedTuple):
     body: bytes
 
 
-async def post(url: str, path: str, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
-    """Send a message to a path and read the answer.
+async def ask(
+    url: str, path: str, headers: Iterable[tuple[str, str]], body: bytes | None = None
+) -> Answer:
+    """Post a message to a path, or get what is there, and read the answer.
 
     Args:
         url: ``http://host:port``, perhaps with a path before ``path``, or ``unix:/path``.
         path: what is asked for.
         headers: sent as they are, so they must hold no line ends.
-        body: the message.
+        body: the message; None for a GET.
 
     Raises:
         OSError: there is no connection, or it broke.
@@ -55,14 +61,14 @@ async def post(url: str, path: str, headers: Iterable[tuple[str, str]], body: by
     """
     parts = urlsplit("http://localhost" if url.startswith("unix:") else url)
     lines = [
-        f"POST {parts.path}{path} HTTP/1.1",
+        f"{'GET' if body is None else 'POST'} {parts.path}{path} HTTP/1.1",
         f"Host: {parts.netloc}",
         "Connection: close",
         "Accept-Encoding: identity",
-        f"Content-Length: {len(body)}",
+        *(() if body is None else (f"Content-Length: {len(body)}",)),
         *(f"{name}: {value}" for name, value in headers),
     ]
-    request = "\r\n".join((*lines, "\r\n")).encode() + body
+    request = "\r\n".join((*lines, "\r\n")).encode() + (body or b"")
     with await _sent(url, request) as connection:
         return await _answer(connection)
 

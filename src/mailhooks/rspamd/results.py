@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -84,7 +84,8 @@ class BayesOpinion:
 class CheckResult:
     """Rspamd's answer to one scan: ``score`` points of the ``required`` ones that mean reject.
 
-    ``is_skipped`` is true when Rspamd stopped before its rules ran.
+    ``is_skipped`` is true when Rspamd stopped before its rules ran; ``messages`` are texts that
+    modules and settings have added.
     """
 
     score: float
@@ -94,6 +95,7 @@ class CheckResult:
     is_skipped: bool = False
     message_id: str = ""
     scan_time_s: float | None = None
+    messages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,9 @@ def parse_check(body: bytes) -> CheckResult:
         is_skipped=answer.get("is_skipped") is True,
         message_id=str(answer.get("message-id") or ""),
         scan_time_s=_number(answer.get("time_real")),
+        messages={
+            str(category): str(text) for category, text in _mapping(answer.get("messages")).items()
+        },
     )
 
 

@@ -1,128 +1,23 @@
-"""Rspamd and Redis, asked what mailhooks asks them, without teaching anything."""
+"""Rspamd's Redis: does it answer, and does it keep what users taught?"""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mailhooks.doctor import probe
-from mailhooks.doctor.check import Finding, error, ok, warning
-from mailhooks.errors import RspamdError, RspamdMisconfigured, StatisticsError
-from mailhooks.rspamd import RspamdClient
+from mailhooks.doctor.check import Finding, failed, ok, warning
+from mailhooks.errors import StatisticsError
 from mailhooks.statistics import Statistics
 
 if TYPE_CHECKING:
-    from mailhooks.config import RedisSettings, RspamdSettings
+    from mailhooks.config import RedisSettings
 
 TIMEOUT_S = 5.0
-BROKEN_VERSIONS = {"3.13": "its learn cache is broken", "3.13.0": "its learn cache is broken"}
-
-_START = "Start Rspamd, or correct [rspamd] {key}."
-
-
-def scans(settings: RspamdSettings) -> list[Finding]:
-    """Whether the normal worker answers, and runs Bayes alone when asked to."""
-    return asyncio.run(_scans(settings))
-
-
-async def _scans(settings: RspamdSettings) -> list[Finding]:
-    url = settings.scan_url
-    async with RspamdClient(scan_url=url, learn_url=url, timeout_s=TIMEOUT_S) as rspamd:
-        try:
-            await rspamd.ping()
-        except RspamdError as problem:
-            return [error("rspamd scan", str(problem), _START.format(key="scan_url"))]
-        if url == settings.learn_url:
-            first = warning(
-                "rspamd scan",
-                f"{url}: is scan_url and learn_url, so every delivery waits for one process",
-                "Name the normal worker in [rspamd] scan_url, by default on port 11333.",
-            )
-        else:
-            first = ok("rspamd scan", f"{url}: answers")
-        return [first, await _bayes_only(rspamd, url)]
-
-
-async def _bayes_only(rspamd: RspamdClient, url: str) -> Finding:
-    name = "rspamd bayes"
-    try:
-        await rspamd.check_bayes(probe.MESSAGE, user=probe.USER)
-    except RspamdError as problem:
-        return error(
-            name,
-            str(problem),
-            "See that this host may scan, and that no setting of Rspamd's makes it ignore the "
-            "Settings header (a proxy in between may remove it).",
-        )
-    return ok(name, f"{url}: runs Bayes alone when asked to")
-
-
-def learns(settings: RspamdSettings) -> list[Finding]:
-    """Whether the controller lets us teach, and has statistics to be taught."""
-    return asyncio.run(_learns(settings))
-
-
-async def _learns(settings: RspamdSettings) -> list[Finding]:
-    name, url = "rspamd learn", settings.learn_url
-    try:
-        client = RspamdClient(
-            scan_url=url,
-            learn_url=url,
-            password=settings.password or None,
-            timeout_s=TIMEOUT_S,
-        )
-    except ValueError:  # its text holds the password
-        return [
-            error(name, "[rspamd] password cannot be sent in an HTTP header", "Choose another.")
-        ]
-    async with client as rspamd:
-        try:
-            await rspamd.ping()
-        except RspamdError as problem:
-            return [error(name, str(problem), _START.format(key="learn_url"))]
-        try:
-            # Rspamd looks at the password first, and then refuses to learn nothing.
-            await rspamd.learn_spam(b"", user=probe.USER)
-            stat = await rspamd.stat()
-        except RspamdMisconfigured as problem:
-            return [
-                error(
-                    name,
-                    str(problem),
-                    "Set [rspamd] password to the controller's enable_password, and learn_url to "
-                    "the controller, by default on port 11334.",
-                )
-            ]
-        except RspamdError as problem:
-            return [error(name, str(problem), "See Rspamd's own log.")]
-    way = "takes our password" if settings.password else "lets us teach without a password"
-    symbols = [statfile.symbol for statfile in stat.statfiles]
-    return [
-        ok(name, f"{url}: {way}"),
-        _version(url, stat.version),
-        ok("rspamd statistics", f"{url}: {', '.join(symbols)}")
-        if symbols
-        else error(
-            "rspamd statistics",
-            f"{url}: Rspamd has no classifier that could learn",
-            "Define one for each user in local.d/classifier-bayes.conf: backend = redis, "
-            "per_user = true.",
-        ),
-    ]
-
-
-def _version(url: str, version: str) -> Finding:
-    name = "rspamd version"
-    if version in BROKEN_VERSIONS:
-        return warning(
-            name, f"{url}: Rspamd {version}: {BROKEN_VERSIONS[version]}", "Install a newer one."
-        )
-    return ok(name, f"{url}: Rspamd {version}")
+CACHE_KEYS = tuple(b"learned_ids" + b"X" * number for number in range(10))
 
 
 def statistics(settings: RedisSettings) -> list[Finding]:
@@ -141,14 +36,14 @@ def statistics(settings: RedisSettings) -> list[Finding]:
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError:  # its text may hold a password
-        return [error(name, "[redis] url is not a URL that could be used", advice)]
+        return [failed(name, "[redis] url is not a URL that could be used", advice)]
     with closing(client):
         try:
             client.ping()
             with Statistics(settings.url, settings.key_prefix, timeout_s=TIMEOUT_S) as known:
                 users, shared = len(known.users()), known.learned("")
         except (redis.RedisError, StatisticsError, OSError) as problem:
-            return [error(name, f"[redis] url: {problem}", advice)]
+            return [failed(name, f"[redis] url: {problem}", advice)]
         return [
             per_user(users, shared.spam + shared.ham, settings.key_prefix),
             *_durability(client),
@@ -207,7 +102,7 @@ def persistence(info: dict[str, Any], save: str | None) -> Finding:
     writes_log = bool(info.get("aof_enabled"))
     state = info.get("aof_last_write_status" if writes_log else "rdb_last_bgsave_status", "ok")
     if (writes_log or save) and state != "ok":
-        return error(
+        return failed(
             name,
             f"Redis' last write to disk failed ({state})",
             "See Redis' own log, and whether its disk is full.",
@@ -246,3 +141,42 @@ def memory(info: dict[str, Any]) -> Finding:
             "statistics a Redis of their own.",
         )
     return ok(name, f"maxmemory {limit or 'without limit'}, maxmemory-policy {policy}")
+
+
+class LearnCache:
+    """Which messages Rspamd remembers to have learned: a few bytes each, of all users.
+
+    Rspamd forgets them when there are many (``redis_cache.c``, ``bayes_cache_*.lua``); we take
+    ours out at once, if it can be told from the others.
+
+    Args:
+        settings: of Redis; without a URL nothing is known.
+    """
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._url = settings.url
+
+    def entries(self) -> frozenset[tuple[bytes, bytes]]:
+        """All there are: the key of the cache's part, and the id; none if Redis is away."""
+        with suppress(redis.RedisError, ValueError, OSError), self._client() as client:
+            found: set[tuple[bytes, bytes]] = set()
+            for part in CACHE_KEYS:
+                ids: Any = client.hkeys(part)
+                found |= {(part, each) for each in ids}
+            return frozenset(found)
+        return frozenset()
+
+    def forget(self, entries: frozenset[tuple[bytes, bytes]]) -> list[str]:
+        """Remove one entry; of several nobody knows which are ours, and they stay."""
+        if len(entries) != 1:
+            return []
+        ((part, ours),) = entries
+        with suppress(redis.RedisError, OSError), self._client() as client:
+            client.hdel(part, ours)
+            return []
+        return ["an entry in Rspamd's learn cache: Redis does not answer"]
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(
+            self._url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )

@@ -1,0 +1,112 @@
+"""What imapsieve costs a user who moves or reads mail."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from bench.figures import Figure, alternate, quantile, same_work
+from bench.host import OURS, PIPERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.host import BenchHost
+    from bench.machine import Watch
+
+CONTENDERS = ("discarding", OURS, "piping")
+LEARNED_SHARE = 0.9
+
+
+def _move_all(host: BenchHost, name: str, messages: Sequence[bytes]) -> float:
+    """MOVE everything from INBOX into Junk in one command; returns seconds."""
+    host.fill(name, messages)
+    with host.mailbox(name).session() as imap:
+        imap.select("INBOX")
+        started = time.perf_counter()
+        status, answer = imap.uid("MOVE", "1:*", "Junk")
+        elapsed_s = time.perf_counter() - started
+    if status != "OK" or host.mailbox(name).count("Junk") != len(messages):
+        raise RuntimeError(f"MOVE of {name}: {status} {answer}")
+    return elapsed_s
+
+
+def moving(
+    host: BenchHost, watch: Watch, messages: Sequence[bytes], *, rounds: int, piped: int
+) -> list[Figure]:
+    """Move mail into Junk: sample on disk, discarded, and taught by a fork of rspamc.
+
+    Args:
+        host: the lab; samples settle there longer than a round takes.
+        watch: tells what else the machine does.
+        messages: no two alike.
+        rounds: how often.
+        piped: how many of the messages the slow contender moves.
+    """
+    each_s: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+
+    def run(name: str, number: int) -> None:
+        if name == "piping":
+            account = PIPERS[number]
+            each_s[name].append(_move_all(host, account, messages[:piped]) / piped)
+            learned = host.lab.learns(host.user(account))[0]
+            # Rspamd refuses a few of any corpus, for want of text.
+            same_work("move", {"taught": True, "by rspamc": learned > piped * LEARNED_SHARE})
+            return
+        if name == OURS:
+            host.restart_daemon(empty_spool=True)
+        discarded = host.discarded()
+        each_s[name].append(_move_all(host, name, messages) / len(messages))
+        samples = sum(1 for _ in (host.lab.root / "spool/new").iterdir())
+        done = samples if name == OURS else host.discarded() - discarded
+        same_work("move", {"moved": len(messages), name: done})
+
+    before = watch.probe()
+    alternate(CONTENDERS, rounds, run)
+    busy = max(before, watch.probe())
+    host.restart_daemon(empty_spool=True)
+    noop, ours, pipe = (quantile(each_s[name], 0.5) * 1000 for name in CONTENDERS)
+    note = f"{ours:.2f} ms a message, discarding {noop:.2f} ms, sh + rspamc {pipe:.1f} ms"
+    rows = list(zip(*(each_s[name] for name in CONTENDERS), strict=True))
+    return [
+        Figure(
+            "move_vs_noop_ratio", tuple(own / base for base, own, _ in rows), note=note, busy=busy
+        ),
+        Figure(
+            "move_vs_rspamc_speedup",
+            tuple(fork / own for _, own, fork in rows),
+            note=note,
+            busy=busy,
+        ),
+    ]
+
+
+def reading(host: BenchHost, watch: Watch, messages: Sequence[bytes], *, rounds: int) -> Figure:
+    """Mark everything as read: a flag change runs our Sieve, and should cost next to nothing."""
+    names = ("plain", OURS, "idle")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    samples = host.lab.waiting_samples()
+    for name in names:
+        host.fill(name, messages)
+
+    def run(name: str, _number: int) -> None:
+        with host.mailbox(name).session() as imap:
+            imap.select("INBOX")
+            started = time.perf_counter()
+            imap.uid("STORE", "1:*", "+FLAGS", r"(\Seen)")
+            times[name].append(time.perf_counter() - started)
+            seen = len((imap.uid("SEARCH", "SEEN")[1][0] or b"").split())
+            same_work("seen", {"messages": len(messages), name: seen})
+            imap.uid("STORE", "1:*", "-FLAGS", r"(\Seen)")
+
+    before = watch.probe()
+    alternate(names, rounds, run)
+    same_work("seen", {"samples before": samples, "and after": host.lab.waiting_samples()})
+    plain, ours, idle = (quantile(times[name], 0.5) * 1000 for name in names)
+    return Figure(
+        "seen_flag_ratio",
+        tuple(own / base for base, own, _ in zip(*times.values(), strict=True)),
+        note=f"{ours:.0f} ms for {len(messages)} messages, without imapsieve {plain:.0f} ms, with"
+        f" imapsieve and an empty script {idle:.0f} ms",
+        busy=max(before, watch.probe()),
+    )

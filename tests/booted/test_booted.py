@@ -1,0 +1,147 @@
+"""The units of the package under a systemd of their own; tools/test-deb boots it.
+
+The tests build on one another, as an administrator's day does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import stock_host
+from stock_host import delivered, run, send, tree, wait
+
+UNITS = ("mailhooks", "mailhooks-milter", "mailhooks-classify.socket", "mailhooks-learn.socket")
+SETTINGS = Path("/etc/mailhooks/mailhooks.toml")
+DOVECOT_GIVES_UP_S = 10
+CALL = """
+import asyncio
+from mailhooks.dovecot import call_script
+message = b"From: a@example.org\\r\\nSubject: hello\\r\\n\\r\\nhello\\r\\n"
+env = {"USER": "ann", "SENDER": "a@example.org"}
+path = "/run/mailhooks/mailhooks-classify"
+print(asyncio.run(call_script(path, (), env, message, timeout_s=60)))
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host() -> None:
+    """A stock host, its servers started by systemd."""
+    stock_host.configure()
+    run("dpkg", "-i", "/root/mailhooks.deb")
+    conf = Path("/etc/redis/redis.conf")
+    text = conf.read_text(encoding="utf-8")
+    conf.write_text(text.replace("appendonly no", "appendonly yes"), encoding="utf-8")
+    # They run since the system started, with what was configured then.
+    run("systemctl", "restart", "redis-server", "rspamd", "dovecot", "postfix")
+
+
+def call() -> tuple[str, float]:
+    """One call for a verdict: what comes of it, and after how many seconds."""
+    began_s = time.monotonic()
+    done = subprocess.run(
+        [stock_host.PYTHON, "-c", CALL], capture_output=True, text=True, check=False
+    )
+    answer = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
+    return answer, time.monotonic() - began_s
+
+
+def main_pid(unit: str) -> int:
+    return int(run("systemctl", "show", "-p", "MainPID", "--value", unit))
+
+
+def test_setup_starts_everything_and_mail_gets_its_verdict() -> None:
+    """Sandbox, credentials, sockets: the doctor finds nothing wrong, and a message gets through."""
+    before = tree()
+    run("mailhooks", "setup", "--apply")
+    run("mailhooks", "setup", "--remove")
+    after = tree()
+    assert after == before
+    run("mailhooks", "setup", "--apply")
+    for unit in UNITS:
+        assert run("systemctl", "is-active", unit) == "active\n"
+    wait("Rspamd answers", lambda: all(map(stock_host.listens, (11332, 11333, 11334))))
+    findings = json.loads(run("mailhooks", "doctor", "--json"))
+    assert not [each for each in findings if each["level"] != "ok"]
+    assert "handed-over sockets" in run("journalctl", "-u", "mailhooks", "-o", "cat")
+    send("ann@localhost", "hello ann")
+    message = delivered("hello ann")
+    assert "X-Spam-Status: No, score=" in message
+    assert "milter=none" not in message
+
+
+def test_a_restart_refuses_no_call() -> None:
+    """Calls go on while the service is restarted; each has a verdict."""
+    answers: list[str] = []
+    over = threading.Event()
+
+    def calls() -> None:
+        while not over.is_set():
+            answers.append(call()[0])
+
+    thread = threading.Thread(target=calls)
+    thread.start()
+    for _ in range(3):
+        run("systemctl", "restart", "mailhooks")
+    over.set()
+    thread.join()
+    assert answers
+    assert all("inbox" in answer for answer in answers), answers
+
+
+def test_a_hung_daemon_is_replaced_before_dovecot_gives_up() -> None:
+    """Whoever called it meanwhile gets a verdict from the next one."""
+    pid = main_pid("mailhooks")
+    os.kill(pid, signal.SIGSTOP)
+    answer, took_s = call()
+    assert "inbox" in answer
+    assert took_s < DOVECOT_GIVES_UP_S
+    assert main_pid("mailhooks") != pid
+
+
+def test_a_hung_milter_is_replaced() -> None:
+    """Its watchdog notices within its time."""
+    pid = main_pid("mailhooks-milter")
+    os.kill(pid, signal.SIGSTOP)
+    wait("the milter is replaced", lambda: main_pid("mailhooks-milter") not in (0, pid))
+    wait("the milter answers", lambda: stock_host.listens(11336))
+
+
+def test_a_reload_brings_new_settings_into_force() -> None:
+    """The process stays, the threshold is the new one."""
+    pid = main_pid("mailhooks")
+    with SETTINGS.open("a", encoding="utf-8") as file:
+        file.write("[policy]\nthreshold = 7.5\n")
+    run("systemctl", "reload", "mailhooks")
+    wait("the new threshold counts", lambda: "required=7.50" in call()[0])
+    assert main_pid("mailhooks") == pid
+
+
+def test_a_daemon_that_cannot_start_keeps_nobody_waiting() -> None:
+    """Calls fail long before Dovecot gives up, then the sockets close; mending brings it back."""
+    settings = SETTINGS.read_bytes()
+    SETTINGS.write_bytes(settings + b"nonsense\n")
+    run("systemctl", "restart", "mailhooks", ok=False)
+    answer, took_s = call()
+    assert "inbox" not in answer
+    assert took_s < DOVECOT_GIVES_UP_S
+    wait("the sockets close", lambda: not Path("/run/mailhooks/mailhooks-classify").exists())
+    SETTINGS.write_bytes(settings)
+    run("systemctl", "reset-failed", "mailhooks")
+    run("systemctl", "restart", "mailhooks")
+    assert "inbox" in call()[0]
+
+
+def test_the_package_takes_everything_with_it() -> None:
+    """Its removal stops the services and takes back what setup did."""
+    run("dpkg", "--remove", "mailhooks")
+    for unit in UNITS:
+        run("systemctl", "is-active", unit, ok=False)
+    assert "mailhooks" not in run("postconf", "-n")
+    assert not Path("/etc/dovecot/conf.d/99-mailhooks.conf").exists()

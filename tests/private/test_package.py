@@ -1,0 +1,21 @@
+"""The Debian package, after the tests in test_host.py have used what it installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stock_host import run, tree
+
+
+def test_a_removed_package_leaves_servers_that_work_without_it() -> None:
+    """Removal takes back what setup did first; of the package nothing is left."""
+    before = tree()
+    run("mailhooks", "setup", "--apply")
+    wants = Path("/etc/systemd/system/multi-user.target.wants/mailhooks.service")
+    assert wants.readlink() == Path("/lib/systemd/system/mailhooks.service")
+    run("dpkg", "--remove", "mailhooks")
+    assert tree() == before
+    assert not Path("/opt/mailhooks").exists()
+    assert not Path("/usr/bin/mailhooks").is_symlink()
+    assert "mailhooks" not in run("getent", "passwd")
+    assert "mailhooks" not in run("postconf", "-n")

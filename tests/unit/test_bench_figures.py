@@ -1,0 +1,111 @@
+"""The benchmark's own honesty, as far as it is arithmetic: intervals, noise, equal work."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+
+import pytest
+
+from bench.figures import (
+    TARGETS,
+    DishonestError,
+    Figure,
+    alternate,
+    details,
+    flat,
+    interval,
+    quantile,
+    same_work,
+    table,
+)
+from bench.machine import Watch
+
+QUIET = 0.1
+NAME = "classify_throughput_ratio"  # at least 0.90
+
+
+def test_five_rounds_give_the_smallest_and_the_largest_value() -> None:
+    """Fewer than six values hold the median with 95 % in no narrower interval."""
+    assert interval([5, 1, 4, 2, 3]) == (1, 5)
+
+
+def test_more_rounds_give_a_narrower_interval() -> None:
+    """One outlier among twelve no longer counts."""
+    assert interval([*range(1, 12), 1000]) == (3, 10)
+
+
+def test_the_interval_holds_the_true_median_nineteen_times_in_twenty() -> None:
+    """Against a distribution with a long tail, as times have."""
+    rng = random.Random(3)
+    held = 0
+    for _ in range(1000):
+        low, high = interval([rng.expovariate(1) for _ in range(9)])
+        held += low <= 0.6931 <= high
+    assert held >= 950
+
+
+def test_a_figure_is_met_or_missed_only_if_all_of_its_interval_is() -> None:
+    """Between the two it is unclear, whatever the median says."""
+    assert Figure(NAME, (0.91, 0.95, 0.93)).verdict(QUIET) == "met"
+    assert Figure(NAME, (0.81, 0.85, 0.89)).verdict(QUIET) == "missed"
+    assert Figure(NAME, (0.85, 0.95, 0.93)).verdict(QUIET) == "unclear"
+
+
+def test_on_a_noisy_machine_nobody_wins() -> None:
+    """However clear the values look, and in the table, too."""
+    figure = Figure(NAME, (0.95, 0.96, 0.97), busy=0.3)
+    assert figure.verdict(QUIET) == "noisy"
+    assert "noisy" in table([figure], QUIET)
+    assert "met" not in table([figure], QUIET)
+
+
+def test_an_empty_comparison_of_equals_shows_no_winner() -> None:
+    """The same contender twice, with noise of ten per cent: the ratio's interval holds 1."""
+    rng = random.Random(5)
+    rounds = tuple(rng.gauss(1, 0.1) / rng.gauss(1, 0.1) for _ in range(9))
+    low, high = interval(rounds)
+    assert low < 1 < high
+    assert Figure("bulk_vs_rspamc_ratio", rounds).verdict(QUIET) == "unclear"
+
+
+def test_contenders_change_places_every_round() -> None:
+    """Who runs second finds warm caches."""
+    seen: list[str] = []
+    alternate(["a", "b"], 3, lambda name, number: seen.append(f"{name}{number}"))
+    assert seen == ["a0", "b0", "b1", "a1", "a2", "b2"]
+
+
+def test_different_work_voids_a_comparison() -> None:
+    """The error shows what each did."""
+    same_work("move", {"ours": 3, "theirs": 3})
+    with pytest.raises(DishonestError, match=r"move: .*'theirs': 2"):
+        same_work("move", {"ours": 3, "theirs": 2})
+
+
+def test_the_file_is_flat_and_the_details_hold_every_round() -> None:
+    """Whoever reads bench.json finds names and numbers, and nothing to unpack."""
+    figures = [Figure(name, (1.0, 2.0, 4.0)) for name in TARGETS]
+    assert json.loads(json.dumps(flat(figures))) == dict.fromkeys(TARGETS, 2.0)
+    told = details(figures, QUIET)[NAME]
+    assert isinstance(told, dict)
+    assert told["rounds"] == [1.0, 2.0, 4.0]
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    """Nearest rank, so that a p99 has been measured once."""
+    values = [random.Random(1).random() for _ in range(101)]
+    assert quantile(values, 0.5) == statistics.median(values)
+    assert quantile(values, 0.999) == max(values)
+
+
+def test_own_work_is_not_taken_for_noise() -> None:
+    """What this process computes between two probes is ours, so others' share stays below it."""
+    watch = Watch()
+    # A share is others' time over all time: with ours counted as theirs, one busy
+    # processor of this machine would be the least that is told.
+    total = sum(number * number for number in range(2_000_000))
+    assert total > 0
+    assert 0.0 <= watch.probe(0.01) <= 1.0
+    assert len(watch.shares) == 1
