@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ log = logging.getLogger("storm")
 MOVERS = ("alice", "bob")
 REFERENCE = "carol"
 MOVED_AT_ONCE = 20
+_NO_LETTERS = re.compile(rb"[^a-z]+")
 LIMIT_S = 600.0
 
 
@@ -61,16 +63,16 @@ def letters(count: int) -> list[bytes]:
 
 
 def distinct(messages: Sequence[bytes]) -> list[bytes]:
-    """Messages of which no two have the same subject and body.
+    """Messages of which no two have the same letters in their bodies.
 
-    Rspamd may or may not take two such for one, since the language it guesses
-    for a text, and with it the text's tokens, differ from scan to scan.
+    Rspamd may or may not take two such for one, whatever numbers they hold and whatever their
+    subjects are, since the language it guesses for a text, and with it the text's tokens, differ
+    from scan to scan.
     """
-    seen: dict[tuple[bytes, ...], bytes] = {}
+    seen: dict[bytes, bytes] = {}
     for raw in messages:
-        header = read_header(raw)
-        body = b" ".join(raw[header.size_bytes :].split())
-        seen.setdefault((*header.values("subject"), body), raw)
+        body = raw[read_header(raw).size_bytes :].lower()
+        seen.setdefault(_NO_LETTERS.sub(b" ", body).strip(), raw)
     return list(seen.values())
 
 
