@@ -14,7 +14,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors", "hooks"},
-    {"message", "lesson", "retry", "systemd", "keys", "training", "config"},
+    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"},
     {"score", "source", "setup", "bayes"},
     {
         "policy",

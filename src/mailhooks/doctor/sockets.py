@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import socket
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from mailhooks.doctor.check import Finding, failed, ok, warning
 from mailhooks.doctor.http import get
 from mailhooks.dovecot import call_script
 from mailhooks.errors import ProtocolError
+from mailhooks.negotiation import connected, negotiates
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -34,11 +34,6 @@ MILTER_S = METRICS_S = LMTP_S = 5.0
 
 _TEACHES_NOTHING: Final = ("cause=COPY", "from=INBOX", "to=INBOX")
 _START = "Start `mailhooks serve`; if it runs, its log says what is wrong."
-# libmilter's milter protocol, version 6: SMFIC_OPTNEG with every action and
-# protocol step that Postfix offers, and SMFIC_QUIT (libmilter/mfdef.h).
-_NEGOTIATE: Final = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
-_QUIT: Final = struct.pack("!Ic", 1, b"Q")
-_HEAD_BYTES = 5
 
 
 def classify(
@@ -161,17 +156,13 @@ def milter(address: str, timeout_s: float = MILTER_S) -> list[Finding]:
         timeout_s: for its greeting.
     """
     try:
-        with _connected(address, timeout_s) as connection:
-            connection.sendall(_NEGOTIATE)
-            head = connection.recv(_HEAD_BYTES, socket.MSG_WAITALL)
-            with suppress(OSError):
-                connection.sendall(_QUIT)
+        is_milter = negotiates(address, timeout_s)
     except TimeoutError:
         problem = f"gives no answer in {timeout_s:g} s"
     except OSError as failure:
         problem = failure.strerror or str(failure)
     else:
-        if head[_HEAD_BYTES - 1 :] == b"O":
+        if is_milter:
             return [ok(MILTER, f"{address}: negotiates like a milter")]
         problem = "does not answer like a milter"
     return [
@@ -224,7 +215,7 @@ def lmtp(address: str, timeout_s: float = LMTP_S) -> list[Finding]:
     where = listen_address(address)
     try:
         if isinstance(where, Path):
-            connection = _connected(f"unix:{where}", timeout_s)
+            connection = connected(f"unix:{where}", timeout_s)
         else:
             connection = socket.create_connection(where, timeout=timeout_s)
         with connection:
@@ -247,18 +238,3 @@ def lmtp(address: str, timeout_s: float = LMTP_S) -> list[Finding]:
             "in Postfix's queue.",
         )
     ]
-
-
-def _connected(address: str, timeout_s: float) -> socket.socket:
-    kind, _, rest = address.partition(":")
-    if kind != "unix":
-        port, _, host = rest.partition("@")
-        return socket.create_connection((host, int(port)), timeout=timeout_s)
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(timeout_s)
-        connection.connect(rest)
-    except BaseException:
-        connection.close()
-        raise
-    return connection

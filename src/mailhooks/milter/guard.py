@@ -8,11 +8,10 @@ left or hangs while it accepts does not answer, and the supervisor hears nothing
 from __future__ import annotations
 
 import logging
-import socket
-import struct
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from mailhooks.negotiation import negotiates
 
 if TYPE_CHECKING:
     from mailhooks.systemd import Supervisor
@@ -21,24 +20,14 @@ log = logging.getLogger("mailhooks.milter")
 
 START_POLL_S: Final = 0.1
 ANSWER_S: Final = 2.0
-_HEAD_BYTES: Final = 5
-# A packet is a length, a letter and data (libmilter's mfdef.h): option
-# negotiation with version 6 and all actions and steps that Postfix offers; quit.
-_NEGOTIATE: Final = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
-_QUIT: Final = struct.pack("!Ic", 1, b"Q")
 
 
-def negotiates(address: str, timeout_s: float = ANSWER_S) -> bool:
+def answers(address: str, timeout_s: float = ANSWER_S) -> bool:
     """Whether a milter answers at an address in libmilter's notation."""
     try:
-        with _connected(address, timeout_s) as connection:
-            connection.sendall(_NEGOTIATE)
-            head = connection.recv(_HEAD_BYTES, socket.MSG_WAITALL)
-            with suppress(OSError):
-                connection.sendall(_QUIT)
+        return negotiates(address, timeout_s)
     except OSError:
         return False
-    return head[_HEAD_BYTES - 1 :] == b"O"
 
 
 class Guard:
@@ -66,28 +55,13 @@ class Guard:
         self._supervisor.stopping()
 
     def _watch(self) -> None:
-        while not negotiates(self._address):
+        while not answers(self._address):
             if self._stopped.wait(START_POLL_S):
                 return
         self._supervisor.ready(f"listening on {self._address}")
         every_s = self._supervisor.ping_every_s
         while every_s and not self._stopped.wait(every_s):
-            if negotiates(self._address, every_s):
+            if answers(self._address, every_s):
                 self._supervisor.alive()
             else:
                 log.error("no answer at %s, the watchdog may end the milter", self._address)
-
-
-def _connected(address: str, timeout_s: float) -> socket.socket:
-    kind, _, rest = address.partition(":")
-    if kind != "unix":
-        port, _, host = rest.partition("@")
-        return socket.create_connection((host, int(port)), timeout=timeout_s)
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(timeout_s)
-        connection.connect(rest)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
