@@ -8,7 +8,7 @@ from stock_host import run, tree
 
 
 def test_the_package_brings_both_programs_and_their_manual() -> None:
-    """mailcfg has the drivers of all databases, too; man finds every page."""
+    """The accounts command has the drivers of all databases, too; man finds every page."""
     assert run("mailhooks", "--version") == run("mailcfg", "--version").replace(
         "mailcfg", "mailhooks"
     )
