@@ -37,7 +37,7 @@ from mailhooks.lab.dkim import DkimRecord, make_dkim_key, selector_of
 from mailhooks.lab.mailbox import Mailbox
 from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
 from mailhooks.rspamd import RspamdClient
-from mailhooks.setup import copy_sieve, generation, render_tree
+from mailhooks.setup import copy_sieve, installed_generation, render_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -382,7 +382,7 @@ class Lab:
         values = self._values(scan=scan, learn=learn, milter=milter, dns=dns, away=away)
         for kind in ("postfix", "rspamd", "redis", "mailhooks"):
             render_tree(kind, self.root / kind, values)
-        self.dovecot = generation(self._run("/usr/sbin/dovecot", "--version"))
+        self.dovecot = installed_generation()
         render_tree(f"dovecot-{self.dovecot}", self.root / "dovecot", values)
         for hook in render_tree("dovecot", self.root / "hooks", values):
             hook.chmod(0o755)

@@ -66,6 +66,15 @@ def generation(version: str) -> str:
     return "2.4" if found and (int(found[1]), int(found[2])) >= (2, 4) else "2.3"
 
 
+def installed_generation() -> str:
+    """The generation of the installed Dovecot.
+
+    Raises:
+        SetupError: Dovecot is not installed.
+    """
+    return generation(run("dovecot", "--version"))
+
+
 def survey() -> Dovecot:
     """Ask doveconf.
 
