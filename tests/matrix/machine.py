@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import corpus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 TREE = Path(__file__).resolve().parents[2]
 TOOLS = TREE / "tools"
@@ -39,6 +39,39 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 SUITE_TIMEOUT_S = 3600.0
 
 
+def has_groups() -> bool:
+    """Whether a systemd can be run here, which needs cgroup v2."""
+    mounts = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    return any(line.split()[2] == "cgroup2" for line in mounts)
+
+
+def test_deb(package: Path, part: str, release: str, log: Path) -> tuple[str, int]:
+    """Run tools/test-deb for a package; returns the JUnit file, if any, and the exit status.
+
+    Args:
+        package: from :meth:`Machine.build_deb`.
+        part: ``package`` or ``systemd``.
+        release: Debian's code name.
+        log: where everything goes that is printed.
+
+    Raises:
+        subprocess.TimeoutExpired: see :meth:`Machine.pytest`.
+    """
+    junit = package.with_name(f"{part}.xml")
+    junit.unlink(missing_ok=True)
+    with log.open("ab") as file:
+        status = subprocess.run(
+            [str(TOOLS / "test-deb"), str(package), part],
+            env=os.environ | {"RELEASE": release, "RESULTS": str(package.parent)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            timeout=SUITE_TIMEOUT_S,
+            check=False,
+        ).returncode
+    return junit.read_text(encoding="utf-8") if junit.exists() else "", status
+
+
 class MachineError(Exception):
     """A machine could not be made; the message says why."""
 
@@ -58,6 +91,7 @@ class Machine:
 
     def __init__(self, release: str, packages: Sequence[str], wheel: Path, log: Path) -> None:
         self._log = log
+        self._wheel = wheel
         self._mail: dict[str, str] = {}
         base = self._base(release, packages)
         self._folder = Path(tempfile.mkdtemp(prefix=f"{release}-", dir=BUILD / "matrix"))
@@ -65,26 +99,28 @@ class Machine:
             self._folder.chmod(0o755)
             self._unpack(base)
             self._add_dependencies(base)
-            self._add_mailhooks(wheel)
+            self._add_mailhooks()
         except BaseException:
             self.remove()
             raise
 
     def remove(self) -> None:
         """Remove it; what ran in it and was mounted there has ended with each command."""
-        subprocess.run(("rm", "-rf", "--one-file-system", self._folder), check=False)
+        subprocess.run(("/bin/rm", "-rf", "--one-file-system", self._folder), check=False)
 
     def says(self, *argv: str) -> str:
         """What a command prints in it, whatever its exit status."""
         return subprocess.run(
-            [TOOLS / "in-root", self._folder, *argv],
+            [str(TOOLS / "in-root"), str(self._folder), *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
             check=False,
         ).stdout
 
-    def pytest(self, log: Path, *arguments: str, **environ: str) -> tuple[str, int]:
+    def pytest(
+        self, log: Path, *arguments: str, environ: Mapping[str, str] | None = None
+    ) -> tuple[str, int]:
         """Run tests of the sources there; returns the JUnit file, if any, and the exit status.
 
         Raises:
@@ -98,13 +134,24 @@ class Machine:
             *arguments,
             log=log,
             timeout_s=SUITE_TIMEOUT_S,
-            **self._mail,
-            **environ,
+            environ=self._mail | dict(environ or {}),
         )
         return junit.read_text(encoding="utf-8") if junit.exists() else "", status
 
+    def build_deb(self, folder: Path) -> Path:
+        """Build the Debian package there, with this release's Python, and copy it to a folder.
+
+        Raises:
+            MachineError: it could not be built.
+        """
+        target = self._folder / "root/deb"
+        argv = (f"/{SOURCES}/tools/build-deb", f"/root/{self._wheel.name}", "/root/deb")
+        environ = _way_to_index(self._folder)
+        self._check("tools/build-deb", self._run(*argv, network=True, environ=environ))
+        return Path(shutil.copy(next(target.glob("*.deb")), folder))
+
     def _base(self, release: str, packages: Sequence[str]) -> Path:
-        argv = [TOOLS / "debian-root", release, *packages]
+        argv = [str(TOOLS / "debian-root"), release, *packages]
         with self._log.open("ab") as log:
             done = subprocess.run(
                 argv,
@@ -132,9 +179,9 @@ class Machine:
         self._tar("-cf", str(part), VENV)
         part.rename(archive)
 
-    def _add_mailhooks(self, wheel: Path) -> None:
-        shutil.copy(wheel, self._folder / "root")
-        self._pip("--no-deps", "--no-index", f"/root/{wheel.name}")
+    def _add_mailhooks(self) -> None:
+        shutil.copy(self._wheel, self._folder / "root")
+        self._pip("--no-deps", "--no-index", f"/root/{self._wheel.name}")
         left_out = shutil.ignore_patterns(*LEFT_OUT)
         shutil.copytree(TREE, self._folder / SOURCES, ignore=left_out, symlinks=True)
         mail = corpus.find_corpus()
@@ -147,13 +194,13 @@ class Machine:
     def _pip(self, *arguments: str, network: bool = False) -> None:
         environ = _way_to_index(self._folder) if network else {}
         argv = (PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments)
-        self._check("pip", self._run(*argv, network=network, **environ))
+        self._check("pip", self._run(*argv, network=network, environ=environ))
 
     def _unpack(self, archive: Path) -> None:
         self._tar("-xf", str(archive))
 
     def _tar(self, *arguments: str) -> None:
-        argv = ("tar", "-C", self._folder, "--numeric-owner", *arguments)
+        argv = ("tar", "-C", str(self._folder), "--numeric-owner", *arguments)
         with self._log.open("ab") as log:
             status = subprocess.run(argv, stdout=log, stderr=log, check=False).returncode
         self._check("tar", status)
@@ -164,12 +211,13 @@ class Machine:
         network: bool = False,
         log: Path | None = None,
         timeout_s: float | None = None,
-        **environ: str,
+        environ: Mapping[str, str] | None = None,
     ) -> int:
-        variables = [f"{name}={value}" for name, value in (ENVIRONMENT | environ).items()]
+        values = ENVIRONMENT | dict(environ or {})
+        variables = [f"{name}={value}" for name, value in values.items()]
         with (log or self._log).open("ab") as file:
             return subprocess.run(
-                [TOOLS / "in-root", self._folder, "env", "-i", *variables, *argv],
+                [str(TOOLS / "in-root"), str(self._folder), "env", "-i", *variables, *argv],
                 env=os.environ | {"NETWORK": "host" if network else "private"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
