@@ -701,11 +701,11 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def record(self, answers: list[Answer]) -> None:
         corrections = 0
-        for given in answers:
-            key = (given.user, given.digest)
+        for it in answers:
+            key = (it.user, it.digest)
             self.known.setdefault(key, [])
-            corrections += given.corrects(self.held(key))
-            self.known[key].append(given)
+            corrections += it.corrects(self.held(key))
+            self.known[key].append(it)
         assert self.ledger.record(*answers) == corrections
 
     @rule(user=users)
