@@ -28,12 +28,13 @@ PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dov
 	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
 # What only tests need: databases, foreign programs to speak to, systemd's own
-# judgement of our units, and fresh Debians.
-TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd debootstrap
+# judgement of our units, what shows manual pages, and fresh Debians.
+TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd man-db mandoc debootstrap
 # What a fresh Debian gets for the tests.
 ROOT_PACKAGES := $(filter-out debootstrap,$(PACKAGES) $(TEST_PACKAGES)) iproute2 procps
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
-SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
+SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md \
+	tools/manpages.py tools/build_man.py $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
 

@@ -14,7 +14,8 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors", "hooks"},
-    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"},
+    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
+    | {"readable"},
     {"score", "source", "setup", "bayes"},
     {
         "policy",
