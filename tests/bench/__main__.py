@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -33,7 +34,16 @@ from bench import (
     moves,
     startup,
 )
-from bench.figures import TARGETS, DishonestError, Figure, details, flat, table
+from bench.figures import (
+    TARGETS,
+    DishonestError,
+    Figure,
+    details,
+    flat,
+    markdown,
+    renewed,
+    table,
+)
 from bench.host import OURS, BenchHost, hash_of
 from bench.machine import BUSY_LIMIT, Watch
 
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 BUILD = Path("build")
+MACHINE = f"{os.cpu_count()} processors, Python {platform.python_version()} in {sys.base_prefix}"
 
 
 class Bench:
@@ -131,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--only", action="append", help="one step; may be repeated")
-    parser.add_argument("--docs", type=Path, help="a folder that gets the plot, too")
+    parser.add_argument("--docs", type=Path, help="a folder whose page and plot are renewed")
     options = parser.parse_args(arguments)
     figures: list[Figure] = []
     void: dict[str, str] = {}
@@ -173,7 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _machine(host: BenchHost, watch: Watch) -> str:
     mail = "real mail" if host.is_real else "generated letters (set CORPUS for real mail)"
     share = watch.probe(2.0)
-    return f"{platform.machine()}, {platform.release()}, {mail}; others use {share:.0%} just now"
+    return (
+        f"{platform.machine()}, {platform.release()}, {MACHINE}, {mail};"
+        f" others use {share:.0%} just now"
+    )
 
 
 def _write(
@@ -194,6 +208,11 @@ def _write(
         "curves": curves_,
     }
     (BUILD / "bench-rounds.json").write_text(json.dumps(rounds, indent=2) + "\n")
+    page = docs / "performance.md" if docs else None
+    if page and len(figures) == len(TARGETS):  # not the figures of a part of a run
+        where = f"{rounds['time']}, {MACHINE}" + ("" if quiet else "; the machine was not quiet")
+        block = markdown(figures, BUSY_LIMIT, where)
+        page.write_text(renewed(page.read_text(encoding="utf-8"), block), encoding="utf-8")
     if curves_:
         for folder in filter(None, (BUILD, docs)):
             (folder / "latency.svg").write_text(curves.draw(curves_))

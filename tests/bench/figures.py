@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["met", "missed", "unclear", "noisy", "no target"]
 COVERAGE: Final = 0.95
+BEGIN: Final = "<!-- make bench DOCS=docs writes from here -->"
+END: Final = "<!-- to here -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +170,44 @@ def table(figures: Sequence[Figure], busy_limit: float) -> str:
         target = figure.target
         low, high = figure.interval
         unit = f" {target.unit}" if target.unit else ""
-        sign = "<=" if target.at_most else ">="
         lines.append(
             f"{figure.name:27} {_short(figure.value) + unit:>10}"
             f"  {f'{_short(low)} .. {_short(high)}':>17}"
-            f"  {f'{sign} {_short(target.limit)}{unit}':>10}  {figure.verdict(busy_limit)}"
+            f"  {_limit(target):>10}  {figure.verdict(busy_limit)}"
         )
         lines.append(f"    {target.what}{': ' + figure.note if figure.note else ''}")
     return "\n".join(lines)
+
+
+def markdown(figures: Sequence[Figure], busy_limit: float, where: str) -> str:
+    """The figures for the docs: a line on the run, and a table."""
+    lines = [
+        where,
+        "",
+        "| name | median | interval | target | verdict | in absolute figures |",
+        "|---|---|---|---|---|---|",
+    ]
+    for figure in figures:
+        unit = f" {figure.target.unit}" if figure.target.unit else ""
+        low, high = map(_short, figure.interval)
+        lines.append(
+            f"| `{figure.name}` | {_short(figure.value)}{unit} | {low} to {high}"
+            f" | {_limit(figure.target)} | {figure.verdict(busy_limit)} | {figure.note} |"
+        )
+    return "\n".join(lines)
+
+
+def renewed(text: str, block: str) -> str:
+    """A page with what stands between its two marks replaced.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"no {BEGIN} and {END} to write between")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def flat(figures: Sequence[Figure]) -> dict[str, float]:
@@ -196,6 +228,13 @@ def details(figures: Sequence[Figure], busy_limit: float) -> dict[str, object]:
         }
         for figure in figures
     }
+
+
+def _limit(target: Target) -> str:
+    if math.isnan(target.limit):
+        return "-"
+    unit = f" {target.unit}" if target.unit else ""
+    return f"{'<=' if target.at_most else '>='} {_short(target.limit)}{unit}"
 
 
 def _short(value: float) -> str:
