@@ -48,6 +48,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "classify_added_ms_p50": Target(0.7, True, "ms", "classify socket, more than bare /checkv2"),
     "classify_added_ms_p99": Target(3.0, True, "ms", "the same, the slowest of a hundred"),
     "classify_throughput_ratio": Target(0.90, False, "", "classify / bare /checkv2, 16 in flight"),
+    "classify_cpu_ms": Target(math.nan, True, "ms", "the daemon's processor time for a verdict"),
     "classify_vs_fork_speedup": Target(8.0, False, "", "time added to LMTP: sh + rspamc / ours"),
     "classify_vs_fork_whole_speedup": Target(math.nan, False, "", "the same, of whole deliveries"),
     "delivery_added_ms_p50": Target(math.nan, True, "ms", "LMTP delivery, more than only filing"),
