@@ -10,6 +10,8 @@
 #   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
 #   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
+#   make matrix        setup, integration and e2e on Debian 12, 13 and the next, in fresh roots;
+#                      RELEASES="12 13" for some of them, TESTS=core for the main job only
 #   make deb           a Debian package of mailhooks for this release, in build
 #   make deb-test      install, use and remove it in a fresh Debian made for that
 #   make packages      only install the Debian packages that are missing
@@ -26,14 +28,17 @@ PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dov
 	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
 # What only tests need: databases, foreign programs to speak to, systemd's own
-# judgement of our units, and fresh Debians.
-TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd debootstrap
+# judgement of our units, what shows manual pages, and fresh Debians.
+TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd man-db mandoc debootstrap
+# What a fresh Debian gets for the tests.
+ROOT_PACKAGES := $(filter-out debootstrap,$(PACKAGES) $(TEST_PACKAGES)) iproute2 procps
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
-SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
+SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md \
+	tools/manpages.py tools/build_man.py $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm accuracy bench deb deb-test packages \
+.PHONY: help demo test lint unit integration e2e storm accuracy bench matrix deb deb-test packages \
 	test-packages clean
 
 help:
@@ -71,6 +76,13 @@ accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 bench: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m bench $(if $(DOCS),--docs "$(DOCS)")
+
+# Made in build/roots the first time, and kept there. Results: build/matrix.json.
+matrix: test-packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") \
+	    $(if $(MIRROR),MIRROR="$(MIRROR)") $(BIN)/python -m matrix build/wheel/*.whl \
+	    --packages "$(ROOT_PACKAGES)" $(if $(RELEASES),--releases "$(RELEASES)") \
+	    $(if $(TESTS),--tests "$(TESTS)")
 
 # With Debian's own Python, which is what the package will run with.
 deb: build/deb/.built

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailhooks.doctor.program import version_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,6 +47,11 @@ class Doveconf:
     root: Block
     version: str
     pigeonhole: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its settings have the names and forms of 2.4."""
+        return version_of(self.version) >= (2, 4)
 
     def setting(self, name: str, protocol: str = "") -> str:
         """A setting's value, of a protocol if it has its own; empty if it is not set.

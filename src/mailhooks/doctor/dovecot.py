@@ -148,8 +148,14 @@ def extensions(found: Doveconf) -> Finding:
             name,
             f"sieve_extensions and sieve_global_extensions lack {', '.join(missing)}, without "
             "which our scripts do not run",
-            "Set sieve_extensions = +editheader and sieve_global_extensions = "
-            f"+vnd.dovecot.execute +vnd.dovecot.environment, {_RELOAD}",
+            (
+                "Set sieve_extensions { editheader = yes } and sieve_global_extensions "
+                "{ vnd.dovecot.execute = yes } and { vnd.dovecot.environment = yes }, "
+                if found.is_new
+                else "Set sieve_extensions = +editheader and sieve_global_extensions = "
+                "+vnd.dovecot.execute +vnd.dovecot.environment, "
+            )
+            + _RELOAD,
         )
     if "vnd.dovecot.execute" in everywhere:
         return warning(
@@ -225,11 +231,13 @@ def delivery(found: Doveconf) -> list[Finding]:
     ]
     ours = _named(scripts, CLASSIFY_SCRIPT)
     if ours is None:
+        setting = "sieve_script of type before" if found.is_new else "sieve_before"
+        mend = "Add one with it for path" if found.is_new else "Set sieve_before to it"
         return [
             failed(
                 "sieve classify",
-                f"no sieve_before names {CLASSIFY_SCRIPT}: deliveries get no verdict",
-                f"Set sieve_before to it, {_RELOAD}",
+                f"no {setting} names {CLASSIFY_SCRIPT}: deliveries get no verdict",
+                f"{mend}, {_RELOAD}",
             )
         ]
     return script("sieve classify", ours)
@@ -245,8 +253,14 @@ def imapsieve(found: Doveconf) -> list[Finding]:
             failed(
                 name,
                 f"no imapsieve rule runs {LEARN_SCRIPT}: what users do teaches nothing",
-                "Set imapsieve_mailbox1_name = *, imapsieve_mailbox1_causes = COPY APPEND FLAG "
-                f"and imapsieve_mailbox1_before to the script (no gap in numbers), {_RELOAD}",
+                (
+                    "Add, outside of all blocks, a sieve_script with type = before, cause = copy "
+                    "append flag, and the script for path, "
+                    if found.is_new
+                    else "Set imapsieve_mailbox1_name = *, imapsieve_mailbox1_causes = COPY APPEND "
+                    "FLAG and imapsieve_mailbox1_before to the script (no gap in numbers), "
+                )
+                + _RELOAD,
             )
         ]
     everywhere = [each for each in ours if each[0] == "*"]
@@ -255,9 +269,14 @@ def imapsieve(found: Doveconf) -> list[Finding]:
         finding = warning(
             name,
             f"{LEARN_SCRIPT} does not run on {', '.join(missing)}",
-            f"Set imapsieve_mailboxN_causes = COPY APPEND FLAG, {_RELOAD}",
+            (
+                "Set cause = copy append flag in its sieve_script, "
+                if found.is_new
+                else "Set imapsieve_mailboxN_causes = COPY APPEND FLAG, "
+            )
+            + _RELOAD,
         )
-    elif not everywhere and found.version.startswith("2.3"):
+    elif not everywhere and not found.is_new:
         finding = warning(
             name,
             f"{LEARN_SCRIPT} runs for {', '.join(each[0] for each in ours)} only",
@@ -302,7 +321,7 @@ def names(found: Doveconf, roles: MailboxRoles) -> Finding:
         setting = f"sieve_env_mailhooks_{key}"
         actual = found.setting(setting)
         for block in found.root.named("sieve_environment"):  # Dovecot 2.4
-            setting = f"sieve_environment mailhooks_{key}"
+            setting = f"sieve_environment {{ mailhooks_{key} }}"
             actual = block.values.get(f"mailhooks_{key}", actual)
         if not actual:
             return warning(
@@ -310,13 +329,14 @@ def names(found: Doveconf, roles: MailboxRoles) -> Finding:
                 f"{setting} is not set: learn.sieve sends everything that users do",
                 _RENDER,
             )
-        if value not in (actual, actual.replace("%%", "%")):
+        # Dovecot 2.3 doubles each %, 2.4 only one that would begin a variable.
+        if value not in (actual, actual.replace("%%", "%"), actual.replace("%%{", "%{")):
             return failed(
                 name,
                 f"{setting} differs from [mailboxes]: what users do may teach nothing",
                 _RENDER,
             )
-    return ok(name, "sieve_env_mailhooks_* are those of [mailboxes]")
+    return ok(name, "those that learn.sieve is told are those of [mailboxes]")
 
 
 def special_use(found: Doveconf, roles: MailboxRoles) -> list[Finding]:

@@ -53,7 +53,26 @@ class Dovecot:
     @property
     def is_new(self) -> bool:
         """Whether the configuration has the syntax of 2.4."""
-        return not self.version.startswith("2.3.")
+        return generation(self.version) != "2.3"
+
+
+def generation(version: str) -> str:
+    """Which of our templates a Dovecot reads: ``2.3``, or ``2.4`` for that and all later ones.
+
+    Args:
+        version: as Dovecot tells it, such as ``2.3.19.1 (9b53102964)`` or ``2.4.1-4``.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return "2.4" if found and (int(found[1]), int(found[2])) >= (2, 4) else "2.3"
+
+
+def installed_generation() -> str:
+    """The generation of the installed Dovecot.
+
+    Raises:
+        SetupError: Dovecot is not installed.
+    """
+    return generation(run("dovecot", "--version"))
 
 
 def survey() -> Dovecot:
