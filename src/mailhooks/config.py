@@ -162,11 +162,13 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
         full_scan: whether mail without a verified milter score is scanned in
             full at delivery.
         full_scan_timeout_s: seconds after which such a scan is given up.
+        acquaintance: whether what a user said of a message's list and sender before counts.
     """
 
     threshold: float = 6.0
     thresholds: dict[str, float] = {}
     honour_action: bool = False
+    acquaintance: bool = True
     full_scan: bool = True
     full_scan_timeout_s: float = 3.0
 

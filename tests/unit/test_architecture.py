@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors", "hooks"},
     {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"},
-    {"score", "source", "setup", "bayes"},
+    {"score", "source", "setup", "bayes", "acquaintance"},
     {
         "policy",
         "spool",
@@ -37,7 +37,10 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training", "explain", "tune"}
+PURE = {
+    *("message", "lesson", "retry", "score", "policy", "bayes", "acquaintance", "training"),
+    *("explain", "tune"),
+}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 
