@@ -160,11 +160,16 @@ def traits_of(header: Header) -> tuple[Trait, ...]:
     return tuple(found)
 
 
-def acquaintance(past: Mapping[Trait, Past]) -> Acquaintance:
-    """The points of everything that is known of a message's traits."""
+def acquaintance(past: Mapping[Trait, Past], most: float = MOST_SPAM) -> Acquaintance:
+    """The points of everything that is known of a message's traits.
+
+    Args:
+        past: of each trait that was met.
+        most: the most points against the message.
+    """
     known = tuple((trait, each) for trait, each in past.items() if each != Past())
     total = sum(each.points(trait.kind) for trait, each in known)
-    return Acquaintance(max(-MOST_HAM, min(MOST_SPAM, total)), known)
+    return Acquaintance(max(-MOST_HAM, min(most, total)), known)
 
 
 def _list_name(header: Header) -> str:

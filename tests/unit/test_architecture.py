@@ -14,8 +14,18 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors", "hooks"},
-    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"},
-    {"score", "source", "setup", "bayes", "acquaintance"},
+    {
+        "message",
+        "lesson",
+        "retry",
+        "systemd",
+        "negotiation",
+        "keys",
+        "training",
+        "config",
+        "acquaintance",
+    },
+    {"score", "source", "setup", "bayes"},
     {
         "policy",
         "spool",

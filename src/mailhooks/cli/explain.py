@@ -144,6 +144,7 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
                     sender=brought.sender,
                     recipient=name,
                     timeout_s=settings.daemon.deadline_s,
+                    judged=brought.digest,
                 )
     finally:
         weights.close()

@@ -41,14 +41,23 @@ class Acquaintances:
         self._complaint = ""
 
     async def of(
-        self, header: Header, user: str, timeout_s: float
+        self,
+        header: Header,
+        user: str,
+        *,
+        most: float,
+        timeout_s: float,
+        judged: str | None = None,
     ) -> Acquaintance | NoAcquaintance | None:
         """What a message's list and sender are to a user; None if it has neither. Never fails.
 
         Args:
             header: of the message.
             user: the Dovecot user, in lower case.
+            most: the most points it may have against a message.
             timeout_s: seconds to wait for the ledger.
+            judged: the digest of a message that was delivered before, whose own delivery says
+                nothing of it.
         """
         traits = traits_of(header)
         if not traits:
@@ -56,7 +65,7 @@ class Acquaintances:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                past = await loop.run_in_executor(self._thread, self._past, user, traits)
+                past = await loop.run_in_executor(self._thread, self._past, user, traits, judged)
         except TimeoutError:
             self._complain(f"the ledger did not answer in {timeout_s:.1f} s")
             return NoAcquaintance(NoAcquaintanceWhy.DEADLINE)
@@ -64,12 +73,12 @@ class Acquaintances:
             self._complain(str(error))
             return NoAcquaintance(NoAcquaintanceWhy.UNAVAILABLE)
         self._complaint = ""
-        return acquaintance(past)
+        return acquaintance(past, most)
 
-    def _past(self, user: str, traits: tuple[Trait, ...]) -> dict[Trait, Past]:
+    def _past(self, user: str, traits: tuple[Trait, ...], judged: str | None) -> dict[Trait, Past]:
         if self._ledger is None:
             self._ledger = self._open_ledger()
-        return self._ledger.past(user, traits)
+        return self._ledger.past(user, traits, digest=judged)
 
     def _complain(self, text: str) -> None:
         """Say it once for each trouble."""

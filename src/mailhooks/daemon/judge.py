@@ -74,7 +74,7 @@ class Judge:
         self._weights = weights
         self._policy = policy
         self._shared = shared
-        self._acquaintances = acquaintances if policy.acquaintance else None
+        self._acquaintances = acquaintances
 
     async def verdict(
         self,
@@ -87,6 +87,7 @@ class Judge:
         sender: str | None,
         recipient: str | None,
         timeout_s: float,
+        judged: str | None = None,
     ) -> Verdict:
         """What the policy says of one recipient's copy; never fails, whatever is away.
 
@@ -99,9 +100,10 @@ class Judge:
             sender: the envelope's, for a full scan.
             recipient: likewise.
             timeout_s: seconds for a full scan, and for the acquaintance with list and sender.
+            judged: the digest of a message that was delivered before.
         """
         # Read while Rspamd works, which takes longer.
-        known = await self._known(header, user, timeout_s)
+        known = await self._known(header, user, timeout_s, judged)
         scan: RspamdScore | NoScan | None = None
         if isinstance(milter, NoScore):
             opinion, scan = await asyncio.gather(
@@ -119,11 +121,15 @@ class Judge:
         )
 
     async def _known(
-        self, header: Header, user: str, timeout_s: float
+        self, header: Header, user: str, timeout_s: float, judged: str | None
     ) -> Acquaintance | NoAcquaintance | None:
-        if self._acquaintances is None:
+        most = self._policy.acquaintance_points
+        if self._acquaintances is None or not most:
             return None
-        return await self._acquaintances.of(header, user, timeout_s * ACQUAINTANCE_SHARE)
+        seconds = timeout_s * ACQUAINTANCE_SHARE
+        return await self._acquaintances.of(
+            header, user, most=most, timeout_s=seconds, judged=judged
+        )
 
     async def bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
         """What one user's statistics say, or why they say nothing; never fails.

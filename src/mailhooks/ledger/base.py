@@ -322,8 +322,17 @@ class Ledger(Protocol):
         """Everybody who taught something, sorted."""
         ...
 
-    def past(self, user: str, traits: Sequence[Trait]) -> dict[Trait, Past]:
-        """What became of a user's earlier messages with some traits; one never met is left out."""
+    def past(
+        self, user: str, traits: Sequence[Trait], *, digest: str | None = None
+    ) -> dict[Trait, Past]:
+        """What became of a user's earlier messages with some traits; one never met is left out.
+
+        Args:
+            user: whose.
+            traits: of one message.
+            digest: of that message if it is judged again: that it was left where its own
+                delivery put it says nothing then.
+        """
         ...
 
     def decide(self, *decisions: Decision) -> None:

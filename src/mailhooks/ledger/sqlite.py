@@ -7,6 +7,7 @@ import hmac
 import math
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mailhooks.acquaintance import Past, Trait, Word
@@ -193,7 +194,9 @@ class SqliteLedger(Ledger):
             )
         return found
 
-    def past(self, user: str, traits: Sequence[Trait]) -> dict[Trait, Past]:
+    def past(
+        self, user: str, traits: Sequence[Trait], *, digest: str | None = None
+    ) -> dict[Trait, Past]:
         """What became of a user's earlier messages with some traits; one never met is left out."""
         named = {self._hash(user, trait): trait for trait in traits}
         marks = ", ".join("?" * len(named))
@@ -203,7 +206,14 @@ class SqliteLedger(Ledger):
                 f" WHERE user = ? AND trait IN ({marks})",
                 (user, *named),
             ).fetchall()
+            itself = db.execute(
+                "SELECT word, traits FROM counted WHERE user = ? AND digest = ?", (user, digest)
+            ).fetchone()
         found = {trait: Past(*numbers) for trait, *numbers in rows}
+        if itself is not None and (word := Word(itself[0])) in _LEFT:
+            for trait in found.keys() & _split(itself[1]):
+                number = getattr(found[trait], word.value)
+                found[trait] = replace(found[trait], **{word.value: number - 1})
         return {trait: found[name] for name, trait in named.items() if name in found}
 
     def _hash(self, user: str, trait: Trait) -> bytes:
