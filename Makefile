@@ -73,7 +73,7 @@ accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m accuracy $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs "$(DOCS)")
 
-# Prints figures and keeps them in build/; DOCS=docs renews the published plot, too.
+# Prints figures and keeps them in build/; DOCS=docs renews the published table and plot, too.
 bench: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m bench $(if $(DOCS),--docs "$(DOCS)")

@@ -70,8 +70,9 @@ class Run:
         self._wheel = wheel
         self._folder = BUILD / "matrix" / release
         self._folder.mkdir(parents=True, exist_ok=True)
-        for old in self._folder.iterdir():
-            old.unlink()
+        for old in ("*.deb", "making.log"):
+            for path in self._folder.glob(old):
+                path.unlink()
         self._machine: Machine | None = None
 
     def all(self, suites: Mapping[str, Sequence[str]]) -> Generation:
@@ -111,6 +112,7 @@ class Run:
     def _suite(self, name: str, arguments: Sequence[str]) -> Suite:
         machine = self.machine
         log = self._folder / f"{name}.log"
+        log.unlink(missing_ok=True)
         began_s = time.monotonic()
         try:
             if name in DEB:

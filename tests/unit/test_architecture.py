@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors", "hooks"},
     {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
-    | {"readable"},
+    | {"readable", "doveconf", "acquaintance"},
     {"score", "source", "setup", "bayes"},
     {
         "policy",
@@ -38,7 +38,10 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training", "explain", "tune"}
+PURE = {
+    *("message", "lesson", "doveconf", "retry", "score", "policy", "bayes", "acquaintance"),
+    *("training", "explain", "tune"),
+}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mailhooks import doveconf
 from mailhooks.config import uids_of
 from mailhooks.daemon import CLASSIFY_SOCKET, LEARN_SOCKET
-from mailhooks.doctor import access, doveconf
+from mailhooks.doctor import access
 from mailhooks.doctor.check import Finding, failed, ok, skipped, warning
 from mailhooks.doctor.program import NotRunError, WentWrongError, output_of, unknown, version_of
 from mailhooks.doctor.sieve import script
@@ -17,7 +18,7 @@ from mailhooks.lesson import Role
 
 if TYPE_CHECKING:
     from mailhooks.config import Settings
-    from mailhooks.doctor.doveconf import Block, Doveconf
+    from mailhooks.doveconf import Block, Doveconf
     from mailhooks.lesson import MailboxRoles
 
 NAME: Final = "dovecot"
@@ -224,10 +225,7 @@ def delivery(found: Doveconf) -> list[Finding]:
         if re.fullmatch(r"sieve_before\d*", key)
     ]
     scripts += [
-        _path(block.values.get("path", block.values.get("sieve_script_path", "")))
-        for block in _all_blocks(found.root)
-        if block.name.startswith("sieve_script ")
-        and block.values.get("type", block.values.get("sieve_script_type")) == "before"
+        _path(each.path) for each in doveconf.sieve_scripts(found.root) if each.type == "before"
     ]
     ours = _named(scripts, CLASSIFY_SCRIPT)
     if ours is None:
@@ -303,15 +301,11 @@ def _rules_23(found: Doveconf) -> list[tuple[str, frozenset[str], Path]]:
 
 def _rules_24(root: Block) -> list[tuple[str, frozenset[str], Path]]:
     """Scripts inside ``mailbox`` and ``imapsieve_from``, or with a cause beside all others."""
-    rules = []
-    for block, inside in _with_parents(root):
-        cause = block.values.get("cause", block.values.get("sieve_script_cause", ""))
-        path = block.values.get("path", block.values.get("sieve_script_path", ""))
-        if block.name.startswith("sieve_script ") and (cause or "mailbox" in inside):
-            where = inside.partition(" ")[2] or "*"
-            causes = frozenset(cause.upper().split()) or CAUSES
-            rules.append((where, causes, _path(path)))
-    return rules
+    return [
+        (each.where, each.causes or CAUSES, _path(each.path))
+        for each in doveconf.sieve_scripts(root)
+        if each.type != "personal" and (each.causes or each.where != "*")
+    ]
 
 
 def names(found: Doveconf, roles: MailboxRoles) -> Finding:
@@ -423,16 +417,3 @@ def _all_settings(root: Block) -> dict[str, str]:
         if block.name.split()[:1] in (["plugin"], ["protocol"]):
             values |= _all_settings(block)
     return values
-
-
-def _all_blocks(root: Block) -> list[Block]:
-    return [block for block, _ in _with_parents(root)]
-
-
-def _with_parents(root: Block) -> list[tuple[Block, str]]:
-    """Every block below one, and the name of the block it stands in."""
-    found = []
-    for block in root.blocks:
-        found.append((block, root.name))
-        found += _with_parents(block)
-    return found
