@@ -42,10 +42,13 @@ if environment :is "imap.cause" "FLAG" {
     }
   }
 } else {
-  if environment :matches "vnd.dovecot.mailbox-from" "*" { set "from" "${1}"; }
   if environment :matches "vnd.dovecot.mailbox-to" "*" { set "to" "${1}"; }
-  if string :comparator "i;ascii-casemap" :regex "${from}/"
-      "${env.vnd.dovecot.config.mailhooks_top}" { set "from_top" "${3}"; }
+  # An APPEND comes from no mailbox: to ask for it ends the IMAP process, from Dovecot 2.4.3 on.
+  if environment :is "imap.cause" "COPY" {
+    if environment :matches "vnd.dovecot.mailbox-from" "*" { set "from" "${1}"; }
+    if string :comparator "i;ascii-casemap" :regex "${from}/"
+        "${env.vnd.dovecot.config.mailhooks_top}" { set "from_top" "${3}"; }
+  }
   if string :comparator "i;ascii-casemap" :regex "${to}/"
       "${env.vnd.dovecot.config.mailhooks_top}" { set "to_top" "${3}"; }
 

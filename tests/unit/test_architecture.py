@@ -14,17 +14,8 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors", "hooks"},
-    {
-        "message",
-        "lesson",
-        "retry",
-        "systemd",
-        "negotiation",
-        "keys",
-        "training",
-        "config",
-        "acquaintance",
-    },
+    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
+    | {"readable", "doveconf", "acquaintance"},
     {"score", "source", "setup", "bayes"},
     {
         "policy",
@@ -48,8 +39,17 @@ RANKS = (
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
 PURE = {
-    *("message", "lesson", "retry", "score", "policy", "bayes", "acquaintance", "training"),
-    *("explain", "tune"),
+    "message",
+    "lesson",
+    "doveconf",
+    "retry",
+    "score",
+    "policy",
+    "bayes",
+    "acquaintance",
+    "training",
+    "explain",
+    "tune",
 }
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
