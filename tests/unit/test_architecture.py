@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors", "hooks"},
     {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"},
-    {"score", "source", "setup", "bayes"},
+    {"score", "source", "setup", "bayes", "journal"},
     {
         "policy",
         "spool",

@@ -120,6 +120,7 @@ class Samples:
         )
         self._changed = asyncio.Event()
         self._complaint: SpoolError | LedgerError | None = None
+        self._journal_complaint = ""
         # While Rspamd or Redis is away: tries in a row, and when the next one is due.
         self._outages = 0
         self._resume_at = 0.0
@@ -156,6 +157,7 @@ class Samples:
             digest=digest,
             origin=origin,
             received=self._clock() if received is None else received,
+            size_bytes=len(message),
         )
         try:
             entry = await asyncio.to_thread(self._spool.put, label, message)
@@ -265,6 +267,7 @@ class Samples:
         def read() -> list[Entry]:
             self._spool.prepare()
             self._spool.clean()
+            self._keep_journal()
             return list(self._spool.entries(self._groups.names))
 
         ledger = self._tutor.ledger
@@ -282,6 +285,18 @@ class Samples:
         if self._tutor.ledger is None:
             self._tutor.ledger = ledger
             self._changed.set()
+
+    def _keep_journal(self) -> None:
+        """Without a journal all is as safe, and slower: nothing to stop for."""
+        try:
+            self._spool.keep_journal()
+        except SpoolError as error:
+            # Said once for each trouble, not every few seconds.
+            if str(error) != self._journal_complaint:
+                self._journal_complaint = str(error)
+                log.warning("each sample waits for two syncs of the disk: %s", error)
+        else:
+            self._journal_complaint = ""
 
     async def _count_set_aside(self) -> None:
         # A file in bad/ that cannot be read is no reason to learn nothing.

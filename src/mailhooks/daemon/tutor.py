@@ -221,6 +221,7 @@ class Tutor:
                     digest=label.digest,
                     origin=AGREEMENT,
                     received=label.received,
+                    size_bytes=len(message),
                 ),
                 message,
             )
