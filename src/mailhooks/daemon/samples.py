@@ -127,6 +127,7 @@ class Samples:
         # The last sample that could not be put on disk: when, and why.
         self._refusal: tuple[float, SpoolError] | None = None
         self._woke_s = self._looked_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def take(
         self,
@@ -151,6 +152,23 @@ class Samples:
         Raises:
             SpoolError: it is not durable, and the caller still owns it.
         """
+        self._add(
+            await asyncio.to_thread(
+                self.keep, user, lesson, digest, origin, message, received=received
+            )
+        )
+
+    def keep(
+        self,
+        user: str,
+        lesson: Lesson,
+        digest: str,
+        origin: str,
+        message: bytes,
+        *,
+        received: float | None = None,
+    ) -> Entry:
+        """The first half of :meth:`take`, for any thread; blocks. The other is :meth:`notice`."""
         label = Label(
             user=user,
             lesson=lesson,
@@ -160,14 +178,21 @@ class Samples:
             size_bytes=len(message),
         )
         try:
-            entry = await asyncio.to_thread(self._spool.put, label, message)
+            entry = self._spool.put(label, message)
         except SpoolError as error:
             SPOOL_FAILURES.labels("take").inc()
             self._refusal = self._clock(), error
             raise
         self._refusal = None
         TAKEN.labels(origin, lesson.value).inc()
-        self._add(entry)
+        return entry
+
+    def notice(self, entry: Entry) -> None:
+        """Let the worker know of a sample that was kept; for any thread."""
+        # Before the worker runs nobody has to know: it looks through the spool first.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._add, entry)
+        self._spool.make_ready()
 
     def delivered(self, user: str, lesson: Lesson) -> int:
         """How many of a user's deliveries wait to train as one class."""
@@ -222,6 +247,7 @@ class Samples:
 
     async def run(self) -> None:
         """Learn for ever; cancel to stop. Samples that are not finished stay in the spool."""
+        self._loop = asyncio.get_running_loop()
         WAITING.set_function(lambda: self.waiting)
         OLDEST_AGE.set_function(lambda: self.oldest_s)
         try:
