@@ -21,6 +21,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("mailhooks.learn")
 
 PRUNE_EVERY_S = 86400.0
+
+NOTICED_S = 0.02
+"""How long samples taken by a thread are collected: waking the worker for each of a thousand
+that one user moves would take as long as taking them."""
 
 REFUSAL_S = 300.0
 """How long a sample that could not be put on disk counts as trouble.
@@ -127,6 +132,7 @@ class Samples:
         # The last sample that could not be put on disk: when, and why.
         self._refusal: tuple[float, SpoolError] | None = None
         self._woke_s = self._looked_s = 0.0
+        self._noticed: deque[Entry] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def take(
@@ -191,8 +197,15 @@ class Samples:
         """Let the worker know of a sample that was kept; for any thread."""
         # Before the worker runs nobody has to know: it looks through the spool first.
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._add, entry)
+            self._noticed.append(entry)
+            if len(self._noticed) == 1:
+                later = self._loop.call_later
+                self._loop.call_soon_threadsafe(later, NOTICED_S, self._add_noticed)
         self._spool.make_ready()
+
+    def _add_noticed(self) -> None:
+        while self._noticed:
+            self._add(self._noticed.popleft())
 
     def delivered(self, user: str, lesson: Lesson) -> int:
         """How many of a user's deliveries wait to train as one class."""

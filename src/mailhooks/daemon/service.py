@@ -33,7 +33,8 @@ from mailhooks.systemd import Supervisor
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from mailhooks.config import RedisSettings
     from mailhooks.dovecot import ScriptCall
@@ -102,8 +103,7 @@ async def serve(
         )
         weights = weights_in(settings.redis)
         stack.callback(weights.close)
-        spool = Spool(daemon.spool_dir)
-        stack.push_async_callback(_close, spool)
+        spool = await stack.enter_async_context(_spool_in(daemon.spool_dir))
         samples = Samples(
             spool,
             lambda: SqliteLedger(settings.learning.ledger_file),
@@ -259,11 +259,16 @@ def weights_in(redis: RedisSettings) -> Weights:
     return Weights(counts if redis.url else None, redis.min_learns)
 
 
-async def _close(spool: Spool) -> None:
+@contextlib.asynccontextmanager
+async def _spool_in(folder: Path) -> AsyncIterator[Spool]:
+    spool = Spool(folder)
     try:
-        await asyncio.to_thread(spool.close)
-    except SpoolError as error:
-        log.warning("%s", error)
+        yield spool
+    finally:
+        try:
+            await asyncio.to_thread(spool.close)
+        except SpoolError as error:
+            log.warning("%s", error)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

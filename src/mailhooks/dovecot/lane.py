@@ -18,8 +18,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from mailhooks.dovecot.script_call import Peer, ScriptCall, hung_up
-from mailhooks.dovecot.script_protocol import HeaderLimits, ScriptParser
+from mailhooks.dovecot.script_call import Peer, ScriptCall, ServerLimits, hung_up
+from mailhooks.dovecot.script_protocol import ScriptParser
 from mailhooks.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Lane:
         answer: handles a call; may block, and must not raise.
         hand_over: takes a connection and what was read of it; called in the lane's thread.
         is_full: whether it can take no more just now.
-        header: limits of a call's header.
+        limits: of a call's header and message.
     """
 
     def __init__(
@@ -58,13 +58,14 @@ class Lane:
         answer: Callable[[ScriptCall], Answer],
         hand_over: Callable[[socket.socket, bytes], None],
         is_full: Callable[[], bool],
-        header: HeaderLimits,
+        limits: ServerLimits,
     ) -> None:
         self._sock = sock
         self._answer = answer
         self._give_away = hand_over
         self._is_full = is_full
-        self._header = header
+        self._header = limits.header
+        self._share_bytes = min(SHARE_BYTES, limits.message_bytes)
         self._woken, self._wake = socket.socketpair()
         self._stopping = False
         self._began_s = 0.0
@@ -117,17 +118,19 @@ class Lane:
             self._began_s = 0.0
 
     def _serve(self, sock: socket.socket, accepted_at_s: float) -> None:
-        received = bytearray()
+        received = bytearray()  # all of it, should somebody else have to go on
+        parser = ScriptParser(self._header)
+        message: list[bytes] = []
         try:
             # The kernel's own timeout: Python's would ask before every read.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVALS[self._was_silent])
             while piece := sock.recv(_PIECE_BYTES):
                 received += piece
-                if len(received) > SHARE_BYTES or time.monotonic() > accepted_at_s + READ_S:
+                if len(received) > self._share_bytes or time.monotonic() > accepted_at_s + READ_S:
                     self._hand_over(sock, received)
                     return
-            parser = ScriptParser(self._header)
-            message = parser.feed(bytes(received))
+                # At once, while the next piece is on its way.
+                message.append(parser.feed(piece))
             request = parser.close()
         except (OSError, ProtocolError):  # silent for a while, gone, or wrong: not ours to judge
             self._hand_over(sock, received)
@@ -136,7 +139,9 @@ class Lane:
             self._hand_over(sock, received)
             return
         self._was_silent = False
-        call = ScriptCall(request.args, request.env, Peer.of(sock), message, accepted_at_s)
+        call = ScriptCall(
+            request.args, request.env, Peer.of(sock), b"".join(message), accepted_at_s
+        )
         reply, afterwards = self._answer(call)
         with suppress(OSError):  # Dovecot gave up
             sock.send(reply)

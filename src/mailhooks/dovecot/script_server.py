@@ -20,6 +20,7 @@ import asyncio
 import logging
 import resource
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -147,9 +148,8 @@ class ScriptServer:
             connection.setblocking(False)
             loop.call_soon_threadsafe(self._begin, connection, begun)
 
-        self._lane = lane.Lane(
-            self._sock, self._answer_directly, hand_over, self._is_at_limit, self._limits.header
-        )
+        answer = partial(self._answer_directly, self._direct)
+        self._lane = lane.Lane(self._sock, answer, hand_over, self._is_at_limit, self._limits)
         self._lane.start()
         self._watch_lane()
 
@@ -299,12 +299,13 @@ class ScriptServer:
         log.error("%s: failed: no answer within %g s", who, self._limits.handler_timeout_s)
         return _FAILURE
 
-    def _answer_directly(self, call: ScriptCall) -> lane.Answer:
+    def _answer_directly(
+        self, direct: Callable[[ScriptCall], lane.Answer], call: ScriptCall
+    ) -> lane.Answer:
         """In the lane's thread; never raises."""
         afterwards = None
         try:
-            assert self._direct is not None
-            output, afterwards = self._direct(call)
+            output, afterwards = direct(call)
             reply, result = encode_reply(output, ok=True), "done"
         except (Exception, SystemExit) as error:
             who = f"{self._path.name}: uid {call.peer.uid} pid {call.peer.pid}"
