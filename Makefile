@@ -10,8 +10,11 @@
 #   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
 #   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
+#   make matrix        setup, integration and e2e on Debian 12, 13 and the next, in fresh roots;
+#                      RELEASES="12 13" for some of them, TESTS=core for the main job only
 #   make deb           a Debian package of mailhooks for this release, in build
-#   make deb-test      install, use and remove it in a fresh Debian made for that
+#   make deb-test      install, use and remove it in a fresh Debian made for that, under
+#                      systemd, OpenRC, runit and s6
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -26,14 +29,17 @@ PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dov
 	rspamd redis-server redis-tools openssl \
 	libmilter-dev gcc libc6-dev python3-dev python3-venv
 # What only tests need: databases, foreign programs to speak to, systemd's own
-# judgement of our units, and fresh Debians.
-TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd debootstrap
+# judgement of our units, what shows manual pages, and fresh Debians.
+TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd man-db mandoc debootstrap
+# What a fresh Debian gets for the tests.
+ROOT_PACKAGES := $(filter-out debootstrap,$(PACKAGES) $(TEST_PACKAGES)) iproute2 procps
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
-SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md
+SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md \
+	tools/manpages.py tools/build_man.py $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit integration e2e storm accuracy bench deb deb-test packages \
+.PHONY: help demo test lint unit integration e2e storm accuracy bench matrix deb deb-test packages \
 	test-packages clean
 
 help:
@@ -67,20 +73,30 @@ accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m accuracy $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs "$(DOCS)")
 
-# Prints figures and keeps them in build/; DOCS=docs renews the published plot, too.
+# Prints figures and keeps them in build/; DOCS=docs renews the published table and plot, too.
 bench: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m bench $(if $(DOCS),--docs "$(DOCS)")
 
+# Made in build/roots the first time, and kept there. Results: build/matrix.json.
+matrix: test-packages $(VENV)/.wheel $(VENV)/.dev
+	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") \
+	    $(if $(MIRROR),MIRROR="$(MIRROR)") $(BIN)/python -m matrix build/wheel/*.whl \
+	    --packages "$(ROOT_PACKAGES)" $(if $(RELEASES),--releases "$(RELEASES)") \
+	    $(if $(TESTS),--tests "$(TESTS)")
+
 # With Debian's own Python, which is what the package will run with.
 deb: build/deb/.built
 
-build/deb/.built: $(VENV)/.wheel tools/build-deb docs/* contrib/*
+build/deb/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
+		$(shell find docs contrib -type f)
 	rm -rf build/deb
 	tools/build-deb build/wheel/*.whl build/deb
 	touch $@
 
+deb-test: PACKAGES += lintian
 deb-test: deb test-packages
+	lintian --allow-root --fail-on error,warning build/deb/*.deb
 	$(SUDO) tools/test-deb build/deb/*.deb
 
 # Debian starts what it installs; here only the lab shall run, so nothing is

@@ -42,13 +42,16 @@ if environment :is "imap.cause" "FLAG" {
     }
   }
 } else {
-  if environment :matches "vnd.dovecot.mailbox-from" "*" { set "from" "${1}"; }
   if environment :matches "vnd.dovecot.mailbox-to" "*" { set "to" "${1}"; }
+  # An APPEND comes from no mailbox: to ask for it ends the IMAP process, from Dovecot 2.4.3 on.
   # Only a name of several levels needs the expression, which takes longer than all the rest.
-  set "from_top" "${from}";
-  if string :contains "${from}" ["/", "."] {
-    if string :comparator "i;ascii-casemap" :regex "${from}/"
-        "${env.vnd.dovecot.config.mailhooks_top}" { set "from_top" "${3}"; }
+  if environment :is "imap.cause" "COPY" {
+    if environment :matches "vnd.dovecot.mailbox-from" "*" { set "from" "${1}"; }
+    set "from_top" "${from}";
+    if string :contains "${from}" ["/", "."] {
+      if string :comparator "i;ascii-casemap" :regex "${from}/"
+          "${env.vnd.dovecot.config.mailhooks_top}" { set "from_top" "${3}"; }
+    }
   }
   set "to_top" "${to}";
   if string :contains "${to}" ["/", "."] {

@@ -52,8 +52,10 @@ class Batch:
 
     Args:
         handle: :meth:`Teacher.teach` or :meth:`Teacher.foresee`.
-        report: told of each result, once it is settled.
-        settle: :meth:`Teacher.settle`, called while no task is under way.
+        report: told of each result, once it is proved or settled.
+        prove: :meth:`Teacher.prove`, called while no task is under way; what was handled without
+            an error is reported after it.
+        settle: :meth:`Teacher.settle`, called after that for the rest.
         abandon: :meth:`Teacher.abandon`, called if the run ends with something unsettled.
         connections: tasks at once.
         sleep: waits between tries.
@@ -65,6 +67,7 @@ class Batch:
         handle: Callable[[Task], Awaitable[Result | None]],
         report: Callable[[Task, Result], None],
         *,
+        prove: Callable[[Collection[Task]], None] = _drop,
         settle: Callable[[Collection[Task]], Awaitable[Settled]] = _all_again,
         abandon: Callable[[Collection[Task]], None] = _drop,
         connections: int = CONNECTIONS,
@@ -73,6 +76,7 @@ class Batch:
     ) -> None:
         self._handle = handle
         self._report = report
+        self._prove = prove
         self._settle = settle
         self._abandon = abandon
         self._connections = connections
@@ -182,6 +186,8 @@ class Batch:
         failures = 0
         while True:
             try:
+                self._prove(self._unclear)
+                self._report_all()
                 settled = await self._settle(self._unclear)
                 break
             except StatisticsError:
@@ -191,11 +197,14 @@ class Batch:
                 await self._wait(failures)
         self._unclear = []
         self._results += [(task, Result(Done.LEARNED)) for task in settled.learned]
+        self._report_all()
+        self._again.extendleft(reversed(settled.again))
+        return settled
+
+    def _report_all(self) -> None:
         for task, result in self._results:
             self._report(task, result)
         self._results.clear()
-        self._again.extendleft(reversed(settled.again))
-        return settled
 
     async def _wait(self, failures: int) -> None:
         await self._sleep(

@@ -9,7 +9,12 @@ So the message is taught to somebody who does not exist. The tokens that this
 leaves in Redis are the message's; if the user's statistics hold every one of
 them, they hold the message, since Rspamd writes all tokens of a message in one
 transaction (``src/libstat/backends/redis_backend.c``). The guess at the language
-is why this is repeated: all tokens must be there for one of the guesses.
+is why this is repeated: the best of the guesses counts.
+
+Another Rspamd process may make a few tokens differently: those of header fields
+span the fields, whose order is that of a Lua table (``lualib/lua_stat.lua``,
+``get_headers_stat_tokens``), so the order in which it happens to be walked through.
+That is why the number of messages held counts for more than a token missing.
 """
 
 from __future__ import annotations
@@ -28,7 +33,10 @@ if TYPE_CHECKING:
     from mailhooks.statistics import Statistics
 
 GUESSES = 8
-"""How often a message is looked at before it counts as not held."""
+"""How often a message is looked at."""
+
+LIKELY = 0.85
+"""The share of tokens from which a message counts as held if their number is not known."""
 
 
 class Doubtful(Protocol):
@@ -62,24 +70,41 @@ class Evidence:
         self._rspamd = rspamd
         self._opened = opened
 
-    async def held(self, tasks: Sequence[T], count: int | None = None) -> list[T]:
+    async def held(self, tasks: Sequence[T], count: int) -> list[T]:
         """Those of some messages that their users' statistics hold as what is to be taught.
 
         Args:
             tasks: the messages in doubt.
-            count: how many of them are held, if that is known: it saves looking again, and
-                if no guess at the language was the one of the learn, those of which most
-                tokens are held are taken.
+            count: how many of them are held.
 
         Raises:
             StatisticsError: Rspamd or Redis cannot be asked just now.
             RspamdMisconfigured: Rspamd does not let us learn.
         """
+        return _most_held(tasks, await self._shares(tasks, count), count)
+
+    async def likely_held(self, tasks: Sequence[T], most: int | None) -> list[T]:
+        """As :meth:`held`, if their number is not known.
+
+        Args:
+            tasks: the messages in doubt.
+            most: how many of them are held at most; None if nobody knows.
+
+        Raises:
+            StatisticsError: Rspamd or Redis cannot be asked just now.
+            RspamdMisconfigured: Rspamd does not let us learn.
+        """
+        shares = await self._shares(tasks, most)
+        likely = sum(share >= LIKELY for share in shares)
+        return _most_held(tasks, shares, likely if most is None else min(likely, most))
+
+    async def _shares(self, tasks: Sequence[T], enough: int | None) -> list[float]:
+        """What share of each message's tokens is held; no more is asked once so many are whole."""
         shares = [0.0] * len(tasks)
         with self._opened() as statistics:
             for _ in range(GUESSES):
                 open_questions = [number for number, share in enumerate(shares) if share < 1]
-                if not open_questions or len(tasks) - len(open_questions) == count:
+                if not open_questions or len(tasks) - len(open_questions) == enough:
                     break
                 for number, share in zip(
                     open_questions,
@@ -87,10 +112,7 @@ class Evidence:
                     strict=True,
                 ):
                     shares[number] = max(shares[number], share)
-        if count is None:
-            return [task for task, share in zip(tasks, shares, strict=True) if share == 1]
-        ranked = sorted(range(len(tasks)), key=lambda number: -shares[number])
-        return [tasks[number] for number in itertools.islice(ranked, count)]
+        return shares
 
     async def _look(self, tasks: Sequence[Doubtful], statistics: Statistics) -> list[float]:
         """What share of each message's tokens is held, for one guess at its language."""
@@ -107,3 +129,8 @@ class Evidence:
             statistics.share_held(task.user, task.lesson, tokens.get(name, ()))
             for name, task in zip(names, tasks, strict=True)
         ]
+
+
+def _most_held(tasks: Sequence[T], shares: Sequence[float], count: int) -> list[T]:
+    ranked = sorted(range(len(tasks)), key=lambda number: -shares[number])
+    return [tasks[number] for number in itertools.islice(ranked, count)]

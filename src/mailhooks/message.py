@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,14 +17,11 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Header bytes looked at: more than any mail server takes, so that nothing hides behind them."""
 
-_WHITESPACE = re.compile(rb"[ \t\r\n]+")
+_WHITESPACE = b" \t\r\n"
+_TO_SPACES = bytes.maketrans(b"\t\r\n", b"   ")
 # Neither a fold nor a field: a line whose colon is missing or far away.
 _NO_FIELD = re.compile(rb"\n(?![ \t])(?:[^:\r\n]+\r?(?=\n|\Z)|[^:\n]{990})")
 _DIGESTED = (b"message-id", b"date", b"from", b"subject")
-# As read_header reads them, folds included, in a fifth of the time.
-_DIGESTED_FIELD = re.compile(
-    rb"^(%s)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)" % b"|".join(_DIGESTED), re.IGNORECASE | re.MULTILINE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +39,8 @@ class Header:
     def values(self, name: str, most: int | None = None) -> list[bytes]:
         """All values of a field, or the ``most`` topmost, topmost first, :func:`unfold`-ed."""
         wanted = name.lower().encode("ascii")
-        found = (value for field, value in self.fields if field == wanted)
-        return [unfold(value) for value in islice(found, most)]
+        found = [value for field, value in self.fields if field == wanted]
+        return [unfold(value) for value in found[:most]]
 
 
 def read_header(message: bytes) -> Header:
@@ -89,7 +85,8 @@ def unfold(value: bytes) -> bytes:
 
     Two programs that fold or pad a value differently still agree on the result.
     """
-    return _WHITESPACE.sub(b" ", value).strip()
+    # Half of what a pattern takes; a delivery unfolds a dozen values.
+    return b" ".join([part for part in value.translate(_TO_SPACES).split(b" ") if part]).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ def identity(header: Header) -> Identity:
     """The identity of a message with this header."""
 
     def bound(name: str) -> bytes:
-        return b"\n".join(_WHITESPACE.sub(b"", value) for value in header.values(name))
+        return b"\n".join([value.translate(None, _WHITESPACE) for value in header.values(name)])
 
     return Identity(bound("message-id"), bound("date"), bound("from"))
 
@@ -164,23 +161,28 @@ def is_editable(message: bytes) -> bool:
     return _NO_FIELD.search(b"\n" + message[: _header_bytes(message)]) is None
 
 
-def content_digest(message: bytes) -> str:
+def content_digest(message: bytes, header: Header | None = None) -> str:
     """A digest that stays the same while servers add header fields around a message.
 
     Covers Message-ID, Date, From, Subject and the body with its line ends made
     equal; nothing that a delivery adds or removes.
 
+    Args:
+        message: with CRLF or LF line ends.
+        header: the message's, if it has been read already.
+
     Returns:
         64 hexadecimal digits.
     """
-    size = _header_bytes(message)
+    header = header or read_header(message)
     values: dict[bytes, list[bytes]] = {name: [] for name in _DIGESTED}
-    for field in _DIGESTED_FIELD.finditer(message, 0, size):
-        values[field[1].lower()].append(unfold(field[2]))
+    for name, value in header.fields:
+        if name in values:
+            values[name].append(unfold(value))
     digest = hashlib.sha256()
     for name in _DIGESTED:
         for value in values[name]:
             digest.update(b"%s:%s\n" % (name, value))
     digest.update(b"\n")
-    digest.update(message[size:].replace(b"\r\n", b"\n").strip(b"\n"))
+    digest.update(message[header.size_bytes :].replace(b"\r\n", b"\n").strip(b"\n"))
     return digest.hexdigest()

@@ -143,6 +143,7 @@ class Teacher:
         self._waiting = waiting
         self._count = count
         self._before: dict[str, Mapping[Lesson, int]] = {}
+        self._found: dict[str, Mapping[Lesson, int]] = {}
         self._answers: dict[tuple[str, str], Answer] = {}
         self._clock = clock
         self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
@@ -174,10 +175,11 @@ class Teacher:
             result = self._without_asking(task, taught)
             if result is not None:
                 return result
-            if self._evidence is not None and self._marks and _mark(task) in self._marks:
-                return None
             if self._count is not None and task.user not in self._before:
                 self._before[task.user] = self._count(task.user)
+                self._found.setdefault(task.user, self._before[task.user])
+            if self._evidence is not None and self._marks and _mark(task) in self._marks:
+                return None
             answer = await self._rspamd.learn(task.raw, task.lesson, user=task.user, bulk=True)
             self._note(task, answer.status)
         if answer.status is LearnStatus.LEARNED:
@@ -201,41 +203,64 @@ class Teacher:
             return Result(Done.REFUSED, f"{last.detail}, as before")
         return None
 
-    async def settle(self, unclear: Collection[Task] = ()) -> Settled:
-        """Prove what was taught since the last time and write it down; call it between learns.
+    def prove(self, unclear: Collection[Task] = ()) -> None:
+        """Compare what Rspamd said with Redis and write it down; call it between learns.
 
-        All that was taught since is of one class, or counts could not tell what is missing.
+        All that was taught since the last time is of one class, or counts could not tell what
+        is missing.
+
+        Args:
+            unclear: tasks whose learn ended with an error; some may have been learned, too.
+
+        Raises:
+            RspamdUnavailable: Redis counts less than Rspamd says it learned. Nothing is written
+                down, since nobody knows which messages were lost.
+            StatisticsError: Redis is away; call again.
+            LedgerError: nothing was written down.
+        """
+        if not self._answers:
+            return
+        proved: dict[str, dict[Lesson, int]] = {}
+        for user, before in self._before.items():
+            doubtful = [task for task in unclear if task.user == user]
+            proved[user] = {**before, **self._proved(user, before, doubtful)[0]}
+        self._ledger.record(*self._answers.values())
+        self._answers.clear()
+        self._before.update(proved)
+
+    async def settle(self, unclear: Collection[Task] = ()) -> Settled:
+        """:meth:`prove`, then find out what became of the rest.
 
         Args:
             unclear: tasks whose learn ended with RspamdUnavailable, and those that
                 :meth:`teach` left to this.
 
         Raises:
-            RspamdUnavailable: Redis counts less than Rspamd says it learned. Nothing is written
-                down, since nobody knows which messages were lost.
+            RspamdUnavailable: as from :meth:`prove`.
             StatisticsError: Redis is away, or Rspamd while it must be asked; call again.
             RspamdMisconfigured: Rspamd does not let us ask.
             LedgerError: nothing was written down.
         """
+        self.prove(unclear)
         learned: list[Task] = []
         again: list[Task] = []
         marked: list[Task] = []
         for task in unclear:
-            if (task.user, task.digest) in self._answers:
+            taught = self._taught(task)
+            if taught is not None and taught.held is task.lesson:  # a copy of it was proved
                 learned.append(task)
             else:
                 (marked if _mark(task) in self._marks else again).append(task)
         for user, before in self._before.items():
             doubtful = [task for task in again if task.user == user]
-            surplus = self._surplus(user, before, doubtful)
+            surplus = self._proved(user, before, doubtful)[1] if doubtful else 0
             # More than were confirmed: others ended, too, and only the answer was lost.
             found = await self._held(doubtful, surplus)
             learned += found
             again = [task for task in again if task not in found]
-        if marked and self._evidence is not None:
-            found = await self._evidence.held(marked)
-            learned += found
-            again += [task for task in marked if task not in found]
+        found = await self._held_since(marked)
+        learned += found
+        again += [task for task in marked if task not in found]
         for task in learned:
             self._note(task, LearnStatus.LEARNED)
         self._ledger.record(*self._answers.values())
@@ -256,8 +281,11 @@ class Teacher:
             return
         learned = [answer for answer in self._answers.values() if answer.outcome is Outcome.LEARNED]
         with suppress(LedgerError):
-            for name in (*map(_mark, unclear), *map(_mark, learned)):
-                self._ledger.begin_attempt(name)
+            lessons: list[Task | Answer] = [*unclear, *learned]
+            for each in lessons:
+                # Of a user who was never counted nothing was sent; and an older mark stays.
+                if each.user in self._before and _mark(each) not in self._marks:
+                    self._ledger.begin_attempt(_mark(each), self._before[each.user][each.lesson])
 
     async def _held(self, doubtful: list[Task], count: int) -> list[Task]:
         """Which of some messages were learned, of which so many were."""
@@ -267,32 +295,54 @@ class Teacher:
             return []
         return await self._evidence.held(doubtful, count)
 
-    def _surplus(self, user: str, before: Mapping[Lesson, int], doubtful: Collection[Task]) -> int:
-        """How many more learns Redis counts than Rspamd confirmed.
+    async def _held_since(self, marked: Collection[Task]) -> list[Task]:
+        """Which of some messages that earlier runs left marks on were learned.
+
+        At most as many as the count has grown since then; perhaps fewer, since others
+        may have taught the user meanwhile.
+        """
+        held: list[Task] = []
+        groups: dict[tuple[str, Lesson], list[Task]] = {}
+        for task in marked:
+            groups.setdefault((task.user, task.lesson), []).append(task)
+        for (user, lesson), tasks in groups.items():
+            before = (self._ledger.learns_before(_mark(task)) for task in tasks)
+            known = [count for count in before if count is not None]
+            found = self._found.get(user)
+            most = found[lesson] - min(known) if found is not None and known else None
+            if self._evidence is not None and (most is None or most > 0):
+                held += await self._evidence.likely_held(tasks, most)
+        return held
+
+    def _proved(
+        self, user: str, before: Mapping[Lesson, int], doubtful: Collection[Task]
+    ) -> tuple[dict[Lesson, int], int]:
+        """What Redis counts at least if Rspamd told the truth, and how many more it counts.
 
         Raises:
             RspamdUnavailable: they are fewer.
         """
         if self._count is None:
-            return 0
+            return {}, 0
         now = self._count(user)
         answers = [answer for answer in self._answers.values() if answer.user == user]
         confirmed = Counter(
             answer.lesson for answer in answers if answer.outcome is Outcome.LEARNED
         )
         sent = {answer.lesson for answer in answers} | {task.lesson for task in doubtful}
+        least: dict[Lesson, int] = {}
         surplus = 0
         # Not the other class: each lesson, an unclear one too, may have taken one of it back.
         for lesson in sent:
-            least = before[lesson] + confirmed[lesson] - confirmed[lesson.opposite]
-            if now[lesson] < least:
+            least[lesson] = before[lesson] + confirmed[lesson] - confirmed[lesson.opposite]
+            if now[lesson] < least[lesson]:
                 raise RspamdUnavailable(
                     f'Rspamd says "learned", but Redis counts {now[lesson]} {lesson.value} of '
-                    f"{user} instead of {least}"
+                    f"{user} instead of {least[lesson]}"
                 )
             if lesson.opposite not in sent:
-                surplus += now[lesson] - least
-        return surplus
+                surplus += now[lesson] - least[lesson]
+        return least, surplus
 
     def _note(self, task: Task, status: LearnStatus) -> None:
         outcome = Outcome.of(status)

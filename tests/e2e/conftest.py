@@ -25,11 +25,14 @@ def lab() -> Iterator[Lab]:
     # What an administrator may have told Rspamd about some senders.
     rspamd = {
         "multimap.conf": """
-            passed { type = "from"; map = ["passed@example.org"]; action = "accept";
-                     prefilter = true; symbol = "PASSED"; }
-            marked { type = "from"; map = ["marked@example.org"]; action = "add header";
-                     prefilter = true; symbol = "MARKED"; }
+            passed { type = "from"; map = "$LOCAL_CONFDIR/local.d/passed.map";
+                     action = "accept"; prefilter = true; symbol = "PASSED"; }
+            marked { type = "from"; map = "$LOCAL_CONFDIR/local.d/marked.map";
+                     action = "add header"; prefilter = true; symbol = "MARKED"; }
         """,
+        # A list within the configuration itself matches nothing in Rspamd 3.12.
+        "passed.map": "passed@example.org\n",
+        "marked.map": "marked@example.org\n",
         "settings.conf": """
             skipped { priority = high; from = "skipped@example.org"; want_spam = yes; }
         """,

@@ -14,19 +14,24 @@ from delivered import message_id, status
 
 from mailhooks.lab import Lab
 from mailhooks.lab.letters import LetterBox
+from mailhooks.setup import installed_generation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailhooks.lab.mailbox import StoredMessage
 
-NO_SOCKETS = "plugin {\n  sieve_execute_socket_dir =\n}\n"
+NO_SOCKETS = {
+    "2.3": "plugin {\n  sieve_execute_socket_dir =\n}\n",
+    "2.4": "sieve_execute_socket_dir =\n",
+}
 DEADLINE_S = 2.0
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Lab]:
-    with Lab(["ann", "ben", "cem"], deadline_s=DEADLINE_S, extra_dovecot=NO_SOCKETS) as lab:
+    extra = NO_SOCKETS[installed_generation()]
+    with Lab(["ann", "ben", "cem"], deadline_s=DEADLINE_S, extra_dovecot=extra) as lab:
         command = [sys.executable, "-m", "mailhooks", "--config"]
         command += [str(lab.root / "mailhooks/mailhooks.toml"), "install-hooks"]
         subprocess.run([*command, str(lab.root / "hooks")], check=True, capture_output=True)

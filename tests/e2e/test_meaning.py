@@ -14,6 +14,7 @@ import pytest
 from mailhooks.config import MailboxSettings
 from mailhooks.dovecot import ScriptCall, ScriptServer
 from mailhooks.lab import Lab
+from mailhooks.setup import installed_generation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,8 @@ Learned = tuple[int, int]
 
 # Mailboxes of other users below shared/. Namespaces of one separator only can
 # be listed together, and Maildir's own is a dot.
-SHARED_NAMESPACE = r"""
+SHARED_NAMESPACE = {
+    "2.3": r"""
 namespace inbox {
   separator = /
 }
@@ -51,7 +53,37 @@ service auth {
     mode = 0777
   }
 }
-"""
+""",
+    "2.4": r"""
+namespace inbox {
+  separator = /
+}
+namespace shared {
+  type = shared
+  separator = /
+  prefix = shared/$user/
+  mail_driver = maildir
+  mail_path = %{owner_home}/Maildir
+  mail_index_private_path = ~/shared/%{owner_user}
+  subscriptions = no
+  list = children
+}
+mail_plugins {
+  acl = yes
+}
+protocol imap {
+  mail_plugins {
+    imap_acl = yes
+  }
+}
+acl_driver = vfile
+service auth {
+  unix_listener auth-userdb {
+    mode = 0777
+  }
+}
+""",
+}
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +344,8 @@ def test_what_cannot_teach_is_not_even_sent(host: Lab, name: str, box: LetterBox
 def sharing(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A host where bob lets ann into his mailboxes, for both meanings of that."""
     settings = MailboxSettings(shared=request.param, junk=('Müll "100 %" \\ $x',))
-    with Lab(["ann", "bob", "eve"], mailboxes=settings, extra_dovecot=SHARED_NAMESPACE) as lab:
+    extra = SHARED_NAMESPACE[installed_generation()]
+    with Lab(["ann", "bob", "eve"], mailboxes=settings, extra_dovecot=extra) as lab:
         bob = lab.mailbox("bob")
         for folder in ("INBOX", "Junk"):
             bob.grant(folder, lab.users["ann"].address, "lrwstipek")

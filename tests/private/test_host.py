@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,101 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 JOURNAL = Path("/var/lib/mailhooks-setup")
+
+
+@dataclass(frozen=True)
+class Mine:
+    """An administrator's own settings for a generation of Dovecot.
+
+    Attributes:
+        conflicts: some that ours cannot stand beside.
+        advice: what is said about them.
+        merged: the same after the administrator has followed that.
+        late: a file that is read after our drop-in.
+        ours: what the drop-in says then.
+        left_out: what it leaves to the administrator.
+    """
+
+    conflicts: str
+    advice: tuple[str, ...]
+    merged: str
+    late: str
+    ours: tuple[str, ...]
+    left_out: str
+
+
+MINE = {
+    "2.3": Mine(
+        conflicts="""
+plugin {
+  sieve_plugins = sieve_extprograms
+  sieve_before = /etc/dovecot/mine.sieve
+  imapsieve_mailbox1_name = Junk
+  imapsieve_mailbox1_causes = COPY
+  imapsieve_mailbox1_before = file:/etc/dovecot/mine.sieve
+}
+protocol lmtp {
+  mail_plugins = $mail_plugins quota
+}
+""",
+        advice=(
+            "mailhooks needs sieve_plugins = sieve_extprograms sieve_imapsieve",
+            "imapsieve_mailbox1_*",
+        ),
+        merged="""
+plugin {
+  sieve_plugins = sieve_extprograms sieve_imapsieve
+  sieve_before = /etc/dovecot/mine.sieve
+  imapsieve_mailbox1_name = Archive
+}
+""",
+        late="protocol imap {\n  mail_plugins = $mail_plugins quota\n}\n",
+        ours=(
+            "sieve_before2 = /etc/mailhooks/sieve/classify.sieve",
+            "imapsieve_mailbox2_name = *",
+        ),
+        left_out="sieve_plugins",
+    ),
+    "2.4": Mine(
+        conflicts="""
+sieve_execute_exec_timeout = 20s
+sieve_script mine {
+  type = before
+  path = /etc/dovecot/mine.sieve
+}
+mailbox Junk {
+  sieve_script mine-for-junk {
+    type = before
+    cause = copy
+    path = /etc/dovecot/mine.sieve
+  }
+}
+protocol lmtp {
+  mail_plugins {
+    quota = yes
+  }
+}
+""",
+        advice=(
+            "mailhooks needs sieve_execute_exec_timeout = 10s",
+            "sieve_script mine-for-junk",
+        ),
+        merged="""
+sieve_plugins = sieve_extprograms
+sieve_script mine {
+  type = before
+  path = /etc/dovecot/mine.sieve
+}
+sieve_script my-users {
+  type = personal
+  path = ~/mine.sieve
+}
+""",
+        late="protocol imap {\n  mail_plugins {\n    quota = yes\n  }\n}\n",
+        ours=("sieve_script mailhooks-classify {", "sieve_imapsieve = yes"),
+        left_out="sieve_script personal",
+    ),
+}
 
 
 def setup(*options: str, ok: bool = True) -> str:
@@ -73,6 +169,7 @@ def change(path: str, text: str) -> Callable[[], None]:
 
 def test_what_others_have_set_is_shown_and_never_overwritten() -> None:
     """Each conflict says what to merge; once that is done, all that was there before goes on."""
+    mine = MINE[run("dovecot", "--version")[:3]]
     undo = [
         change("/etc/rspamd/local.d/settings.conf", "mine { id = mine; apply {} }\n"),
         change(
@@ -80,29 +177,17 @@ def test_what_others_have_set_is_shown_and_never_overwritten() -> None:
             "smtpd_milters = inet:127.0.0.1:8891\nlmtp_destination_recipient_limit = 5\n"
             "smtp_header_checks = regexp:/etc/postfix/mine\n",
         ),
-        change(
-            "/etc/dovecot/conf.d/97-mine.conf",
-            "plugin {\n"
-            "  sieve_plugins = sieve_extprograms\n"
-            "  sieve_before = /etc/dovecot/mine.sieve\n"
-            "  imapsieve_mailbox1_name = Junk\n"
-            "  imapsieve_mailbox1_causes = COPY\n"
-            "  imapsieve_mailbox1_before = file:/etc/dovecot/mine.sieve\n"
-            "}\n"
-            "protocol lmtp {\n  mail_plugins = $mail_plugins quota\n}\n",
-        ),
+        change("/etc/dovecot/conf.d/97-mine.conf", mine.conflicts),
     ]
-    Path("/etc/dovecot/conf.d/zz-late.conf").write_text(
-        "protocol imap {\n  mail_plugins = $mail_plugins quota\n}\n", encoding="utf-8"
-    )
+    Path("/etc/dovecot/conf.d/zz-late.conf").write_text(mine.late, encoding="utf-8")
     before = tree()
     said = setup("--apply", ok=False)
     assert tree() == before
     assert not JOURNAL.exists()
     assert "/etc/rspamd/local.d/settings.conf\n    there is: is there already" in said
     assert "mailhooks needs lmtp_destination_recipient_limit = 1" in said
-    assert "mailhooks needs sieve_plugins = sieve_extprograms sieve_imapsieve" in said
-    assert "imapsieve_mailbox1_*" in said
+    for advice in mine.advice:
+        assert advice in said
     assert "nothing was changed" in said
     for each in undo:
         each()
@@ -114,21 +199,14 @@ def test_what_others_have_set_is_shown_and_never_overwritten() -> None:
             "smtpd_milters = inet:127.0.0.1:8891\nlmtp_destination_recipient_limit = 1\n"
             "smtp_header_checks = regexp:/etc/postfix/mine\n",
         ),
-        change(
-            "/etc/dovecot/conf.d/97-mine.conf",
-            "plugin {\n"
-            "  sieve_plugins = sieve_extprograms sieve_imapsieve\n"
-            "  sieve_before = /etc/dovecot/mine.sieve\n"
-            "  imapsieve_mailbox1_name = Archive\n"
-            "}\n",
-        ),
+        change("/etc/dovecot/conf.d/97-mine.conf", mine.merged),
     ]
     before = tree()
     setup("--apply")
     drop_in = Path("/etc/dovecot/conf.d/99-mailhooks.conf").read_text(encoding="utf-8")
-    assert "sieve_before2 = /etc/mailhooks/sieve/classify.sieve" in drop_in
-    assert "imapsieve_mailbox2_name = *" in drop_in
-    assert "sieve_plugins" not in drop_in
+    for text in mine.ours:
+        assert text in drop_in
+    assert mine.left_out not in drop_in
     plugins = run("doveconf", "-f", "protocol=imap", "-h", "mail_plugins").split()
     assert set(plugins) >= {"quota", "imap_sieve"}
     chain = run("postconf", "-h", "smtpd_milters")

@@ -27,8 +27,8 @@ VENV = Path("/opt/mailhooks")
 PYTHON = str(VENV / "bin/python")
 # What Debian's postfix asks about and writes for an "Internet Site".
 MAIN_CF = """
-alias_maps = hash:/etc/aliases
-alias_database = hash:/etc/aliases
+alias_maps = $alias_database
+alias_database = $default_database_type:/etc/aliases
 myhostname = mx.example.org
 mydestination = $myhostname, localhost
 mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
@@ -52,9 +52,17 @@ disable_monitoring = true;
 disable_hyperscan = true;
 url_tld = "/etc/rspamd/tlds";
 """
+# By the generation of Dovecot.
+MAIL = {
+    "2.3": "mail_location = maildir:~/Maildir\nauth_username_format = %Ln\n",
+    "2.4": """
+mail_driver = maildir
+mail_path = ~/Maildir
+mail_inbox_path =
+auth_username_format = %{user | username | lower}
+""",
+}
 DOVECOT = """
-mail_location = maildir:~/Maildir
-auth_username_format = %Ln
 log_path = /dev/stderr
 service lmtp {
   unix_listener /var/spool/postfix/private/dovecot-lmtp {
@@ -120,7 +128,8 @@ def configure() -> None:
     run("ip", "link", "set", "lo", "up")
     # A postfix that is installed without a network writes none here.
     run("postconf", "-e", "inet_protocols = ipv4", *filter(None, DELIVERY.splitlines()))
-    Path("/etc/dovecot/conf.d/98-local.conf").write_text(DOVECOT, encoding="utf-8")
+    dovecot = MAIL[run("dovecot", "--version")[:3]] + DOVECOT
+    Path("/etc/dovecot/conf.d/98-local.conf").write_text(dovecot, encoding="utf-8")
     Path("/etc/rspamd/override.d/options.inc").write_text(RSPAMD, encoding="utf-8")
     Path("/etc/rspamd/tlds").write_text("example\ncom\nnet\norg\n", encoding="utf-8")
     _make_certificate()

@@ -14,7 +14,8 @@ PACKAGE = Path(mailhooks.__file__).parent
 # Each part may import those of the ranks below its own, and its own modules.
 RANKS = (
     {"errors", "hooks"},
-    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"},
+    {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
+    | {"readable", "doveconf"},
     {"score", "source", "setup", "bayes", "journal"},
     {
         "policy",
@@ -37,7 +38,18 @@ RANKS = (
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
-PURE = {"message", "lesson", "retry", "score", "policy", "bayes", "training", "explain", "tune"}
+PURE = {
+    "message",
+    "lesson",
+    "doveconf",
+    "retry",
+    "score",
+    "policy",
+    "bayes",
+    "training",
+    "explain",
+    "tune",
+}
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 
 

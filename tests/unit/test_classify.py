@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,9 +57,9 @@ class FakeRspamd:
         self.scanned: list[tuple[bytes, dict[str, Any]]] = []
 
     async def check_opinions(
-        self, _message: bytes, *, user: str
+        self, _message: bytes, *, user: str, timeout_s: float
     ) -> tuple[BayesOpinion | None, BayesOpinion | None]:
-        assert user == "ann@x.example"
+        assert (user, timeout_s) == ("ann@x.example", math.inf)
         return self.opinions
 
     async def check(self, message: bytes, **how: Any) -> CheckResult:

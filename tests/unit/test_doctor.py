@@ -527,7 +527,10 @@ def script_socket(path: Path, answer: Callable[[ScriptCall], Awaitable[bytes]]) 
 class NoRspamd:
     """No opinion about anything."""
 
-    async def check_opinions(self, _message: bytes, *, user: str) -> tuple[None, None]:
+    async def check_opinions(
+        self, _message: bytes, *, user: str, timeout_s: float
+    ) -> tuple[None, None]:
+        assert timeout_s > 0
         assert user == probe.USER
         return None, None
 

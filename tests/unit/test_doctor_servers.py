@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from mailhooks import doveconf
 from mailhooks.config import DoctorSettings, MailboxSettings, Settings
-from mailhooks.doctor import doveconf, dovecot, live, postfix, program, rspamd
+from mailhooks.doctor import dovecot, live, postfix, program, rspamd
 from mailhooks.doctor.check import Finding, Level
 from mailhooks.keys import KeyRing, new_key
 from mailhooks.ledger import Answer, Outcome, Taught

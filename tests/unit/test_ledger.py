@@ -16,7 +16,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -403,6 +403,54 @@ def test_the_last_word_counts_and_belongs_to_the_last_decision_before_it(ledger:
     assert (second.taught, second.corrected) == (SPAM, False)
 
 
+@given(
+    events=st.lists(
+        st.tuples(st.sampled_from(["decide", SPAM, HAM]), st.integers(1, 6)), min_size=1, max_size=8
+    ),
+    data=st.data(),
+)
+def test_decisions_get_the_same_word_in_whatever_order_they_are_written(
+    events: list[tuple[str | Lesson, int]], data: st.DataObject
+) -> None:
+    """Each has the last lesson from its own time until the next decision."""
+    written = data.draw(st.permutations(events))
+    with closing(SqliteLedger(":memory:")) as ledger:
+        for what, time in written:
+            if isinstance(what, Lesson):
+                ledger.record(answer(what, time=float(time)))
+            else:
+                ledger.decide(decision(time=float(time)))
+        found = [(it.decision.time, it.taught) for it in ledger.decisions("ann", "d1")]
+    times = sorted(time for what, time in events if what == "decide")
+    ends = [*times[1:], 7]
+    expected = []
+    for begin, end in zip(times, ends, strict=False):
+        own = [it for it, time in written if isinstance(it, Lesson) and begin <= time < end]
+        expected.append((begin, own[-1] if own else None))
+    assert found == expected
+
+
+@pytest.mark.parametrize("is_taught", [False, True], ids=["untaught", "taught"])
+def test_the_thousandth_copy_of_a_message_costs_what_the_second_cost(
+    path: Path, is_taught: bool
+) -> None:
+    """Whoever sends one message for ever does not make the ledger slower."""
+    steps = []
+    with closing(SqliteLedger(path)) as ledger:
+        if is_taught:
+            ledger.record(answer(time=9.0))
+        ledger.decide(decision(time=10.0))
+        connection = ledger._database._connection
+        for first in (11, 1000):
+            counted: list[str] = []
+            connection.set_trace_callback(counted.append)
+            ledger.decide(decision(time=float(first)))
+            connection.set_trace_callback(None)
+            steps.append(len(counted))
+            ledger.decide(*(decision(time=20.0 + number) for number in range(900)))
+    assert steps[0] == steps[1]
+
+
 def test_rates_tell_each_users_wrong_verdicts_by_week(ledger: Ledger) -> None:
     """Wrong is what the user turned round; week 0 begins at the time asked for."""
     start = 1_000_000.0
@@ -654,11 +702,11 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def record(self, answers: list[Answer]) -> None:
         corrections = 0
-        for given in answers:
-            key = (given.user, given.digest)
+        for it in answers:
+            key = (it.user, it.digest)
             self.known.setdefault(key, [])
-            corrections += given.corrects(self.held(key))
-            self.known[key].append(given)
+            corrections += it.corrects(self.held(key))
+            self.known[key].append(it)
         assert self.ledger.record(*answers) == corrections
 
     @rule(user=users)
@@ -906,6 +954,7 @@ def test_a_count_noted_with_an_attempt_is_kept_until_it_proves_nothing(ledger: L
     ledger.forget_learns("s")
     assert ledger.learns_before("s") is None
     assert ledger.attempts() == {"s": 2}
+
 
 def test_the_log_is_written_into_the_file_while_others_go_on(tmp_path: Path) -> None:
     """A thread does it every few hundred rows: no answer waits for it, and the log stays small."""

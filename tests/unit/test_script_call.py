@@ -11,8 +11,6 @@ from mailhooks.dovecot.script_call import discard, read_call
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    import pytest
-
 PIECES = 100
 
 
@@ -32,26 +30,29 @@ async def turns_of_others(reading: Awaitable[object]) -> int:
     return turns
 
 
-def never_make_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the peer be so fast that its next piece is always there already."""
-    pieces = [encode_request(wants_reply=False), *[b"x"] * PIECES, b""]
+class Fast(socket.socket):
+    """Of a peer so fast that its next piece is always there already."""
 
-    async def sock_recv(*_: object) -> bytes:
-        return pieces.pop(0)
+    pieces: list[bytes]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_recv", sock_recv)
+    def recv(self, *_: object) -> bytes:
+        return self.pieces.pop(0)
 
 
-async def test_fast_peer_does_not_keep_others_from_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast() -> Fast:
+    sock = Fast(socket.AF_UNIX)
+    sock.pieces = [encode_request(wants_reply=False), *[b"x"] * PIECES, b""]
+    return sock
+
+
+async def test_fast_peer_does_not_keep_others_from_reading() -> None:
     """While a message is read that never makes us wait, others get their turn."""
-    never_make_wait(monkeypatch)
-    with socket.socket(socket.AF_UNIX) as sock:
+    with fast() as sock:
         reading = read_call(sock, Peer(0, 0, 0), ServerLimits(), MessageMemory(1, 1), Share())
         assert await turns_of_others(reading) >= PIECES
 
 
-async def test_refused_fast_peer_does_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_fast_peer_does_not_either() -> None:
     """While input is discarded that never makes us wait, others get their turn."""
-    never_make_wait(monkeypatch)
-    with socket.socket(socket.AF_UNIX) as sock:
+    with fast() as sock:
         assert await turns_of_others(discard(sock, 1000)) >= PIECES

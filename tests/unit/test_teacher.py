@@ -74,7 +74,10 @@ class FakeEvidence:
         self.asked: list[tuple[int, int | None]] = []
         self.failures: list[Exception] = []
 
-    async def held(self, tasks: Sequence[Task], count: int | None = None) -> list[Task]:
+    async def held(self, tasks: Sequence[Task], count: int) -> list[Task]:
+        return await self.likely_held(tasks, count)
+
+    async def likely_held(self, tasks: Sequence[Task], count: int | None) -> list[Task]:
         self.asked.append((len(tasks), count))
         if self.failures:
             raise self.failures.pop(0)
@@ -214,6 +217,7 @@ class Run:
         self.batch = Batch(
             teacher.teach,
             lambda _task, result: self.results.append(result),
+            prove=teacher.prove,
             settle=teacher.settle,
             abandon=teacher.abandon,
             connections=connections,
@@ -439,8 +443,53 @@ async def test_what_a_run_could_not_clear_up_the_next_one_does(
     await again.batch.run(stream(*map(task, range(10))))
     assert [result.done for result in again.results] == [Done.LEARNED] * 10
     assert (len(rspamd.asked), rspamd.counts[Lesson.SPAM]) == (10, 10)
-    assert evidence.asked == [(sent, None)]
+    assert evidence.asked == [(sent, sent)]
     assert ledger.attempts() == {}
+
+
+async def test_what_redis_proves_is_written_down_though_the_rest_stays_unclear(
+    ledger: SqliteLedger, rspamd: FakeRspamd
+) -> None:
+    """Rspamd stays away: only those it was learning are looked for by the next run."""
+    evidence = FakeEvidence(rspamd)
+    evidence.failures = [StatisticsError("Rspamd is away")] * 99
+    run = Run(made(ledger, rspamd, evidence=evidence), connections=3)
+    loses_answers(rspamd, 5)
+    rspamd.answers = [*[LearnStatus.LEARNED] * 5, RspamdUnavailable("died before")]
+    with pytest.raises(StatisticsError):
+        await run.batch.run(stream(*map(task, range(20))))
+    proved = [result.done for result in run.results]
+    assert set(proved) == {Done.LEARNED}
+    assert len(proved) == ledger.counts()[ANNA].spam == rspamd.counts[Lesson.SPAM] - 1
+    assert len(ledger.attempts()) == 2
+    evidence.failures.clear()
+    evidence.asked.clear()
+    again = Run(made(ledger, rspamd, evidence=evidence))
+    await again.batch.run(stream(*map(task, range(20))))
+    assert rspamd.counts[Lesson.SPAM] == 20
+    assert evidence.asked == [(2, 1)]
+    assert ledger.attempts() == {}
+
+
+async def test_what_redis_cannot_hold_is_not_looked_for(
+    ledger: SqliteLedger, rspamd: FakeRspamd
+) -> None:
+    """A Redis that came back without its last seconds counts no more than before."""
+    evidence = FakeEvidence(rspamd)
+    run = Run(made(ledger, rspamd, evidence=evidence), connections=2)
+    running = asyncio.create_task(run.batch.run(stream(*map(task, range(9)))))
+    while len(rspamd.asked) < 5:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ledger.attempts()
+    rspamd.counts[Lesson.SPAM] = 0
+    rspamd.held.clear()
+    again = Run(made(ledger, rspamd, evidence=evidence))
+    await again.batch.run(stream(*map(task, range(9))))
+    assert rspamd.counts[Lesson.SPAM] == 9
+    assert not evidence.asked
 
 
 async def test_evidence_that_cannot_be_had_is_waited_for(

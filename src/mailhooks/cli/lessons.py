@@ -118,6 +118,7 @@ async def _run(
                 batch = Batch(
                     teacher.teach,
                     report,
+                    prove=teacher.prove,
                     settle=teacher.settle,
                     abandon=teacher.abandon,
                     connections=connections,

@@ -173,7 +173,8 @@ class Classifier:
             milter = self._carried(header, call)
             queue_id, now = self._queue_id(header), self._clock()
             editable = is_editable(call.message)
-            digest = content_digest(call.message) if len(call.message) <= SMALL_BYTES else None
+            is_small = len(call.message) <= SMALL_BYTES
+            digest = content_digest(call.message, header) if is_small else None
             verdict = await self._judge.verdict(
                 call.message,
                 user,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from mailhooks.bayes import Opinion, blend, points
@@ -109,7 +110,9 @@ class Judge:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                own, shared = await self._rspamd.check_opinions(message, user=user)
+                own, shared = await self._rspamd.check_opinions(
+                    message, user=user, timeout_s=math.inf
+                )
                 return await self._blended(user, own, shared, timeout_s)
         except TimeoutError:
             log.warning("user=%s: no Bayes: Rspamd did not answer in %.1f s", user, timeout_s)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pwd
+import re
 from typing import TYPE_CHECKING
 
 from mailhooks.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 def user_of(env: Mapping[str, str], uid: int, mail_uids: frozenset[int]) -> str:
@@ -30,7 +33,7 @@ def user_of(env: Mapping[str, str], uid: int, mail_uids: frozenset[int]) -> str:
         ProtocolError: no user is named, or one the caller is not.
     """
     user = env.get("USER", "")
-    if not user or any(character < " " for character in user):
+    if not user or _CONTROL.search(user):
         raise ProtocolError("the call names no user (env_USER)")
     if uid not in mail_uids and uid != 0 and user != _system_name(uid):
         raise ProtocolError(f"uid {uid} may not speak for user {user!r}")

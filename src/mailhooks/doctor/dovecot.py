@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mailhooks import doveconf
 from mailhooks.config import uids_of
 from mailhooks.daemon import CLASSIFY_SOCKET, LEARN_SOCKET
-from mailhooks.doctor import access, doveconf
+from mailhooks.doctor import access
 from mailhooks.doctor.check import Finding, failed, ok, skipped, warning
 from mailhooks.doctor.program import NotRunError, WentWrongError, output_of, unknown, version_of
 from mailhooks.doctor.sieve import script
@@ -17,7 +18,7 @@ from mailhooks.lesson import Role
 
 if TYPE_CHECKING:
     from mailhooks.config import Settings
-    from mailhooks.doctor.doveconf import Block, Doveconf
+    from mailhooks.doveconf import Block, Doveconf
     from mailhooks.lesson import MailboxRoles
 
 NAME: Final = "dovecot"
@@ -148,8 +149,14 @@ def extensions(found: Doveconf) -> Finding:
             name,
             f"sieve_extensions and sieve_global_extensions lack {', '.join(missing)}, without "
             "which our scripts do not run",
-            "Set sieve_extensions = +editheader and sieve_global_extensions = "
-            f"+vnd.dovecot.execute +vnd.dovecot.environment, {_RELOAD}",
+            (
+                "Set sieve_extensions { editheader = yes } and sieve_global_extensions "
+                "{ vnd.dovecot.execute = yes } and { vnd.dovecot.environment = yes }, "
+                if found.is_new
+                else "Set sieve_extensions = +editheader and sieve_global_extensions = "
+                "+vnd.dovecot.execute +vnd.dovecot.environment, "
+            )
+            + _RELOAD,
         )
     if "vnd.dovecot.execute" in everywhere:
         return warning(
@@ -218,18 +225,17 @@ def delivery(found: Doveconf) -> list[Finding]:
         if re.fullmatch(r"sieve_before\d*", key)
     ]
     scripts += [
-        _path(block.values.get("path", block.values.get("sieve_script_path", "")))
-        for block in _all_blocks(found.root)
-        if block.name.startswith("sieve_script ")
-        and block.values.get("type", block.values.get("sieve_script_type")) == "before"
+        _path(each.path) for each in doveconf.sieve_scripts(found.root) if each.type == "before"
     ]
     ours = _named(scripts, CLASSIFY_SCRIPT)
     if ours is None:
+        setting = "sieve_script of type before" if found.is_new else "sieve_before"
+        mend = "Add one with it for path" if found.is_new else "Set sieve_before to it"
         return [
             failed(
                 "sieve classify",
-                f"no sieve_before names {CLASSIFY_SCRIPT}: deliveries get no verdict",
-                f"Set sieve_before to it, {_RELOAD}",
+                f"no {setting} names {CLASSIFY_SCRIPT}: deliveries get no verdict",
+                f"{mend}, {_RELOAD}",
             )
         ]
     return script("sieve classify", ours)
@@ -245,8 +251,14 @@ def imapsieve(found: Doveconf) -> list[Finding]:
             failed(
                 name,
                 f"no imapsieve rule runs {LEARN_SCRIPT}: what users do teaches nothing",
-                "Set imapsieve_mailbox1_name = *, imapsieve_mailbox1_causes = COPY APPEND FLAG "
-                f"and imapsieve_mailbox1_before to the script (no gap in numbers), {_RELOAD}",
+                (
+                    "Add, outside of all blocks, a sieve_script with type = before, cause = copy "
+                    "append flag, and the script for path, "
+                    if found.is_new
+                    else "Set imapsieve_mailbox1_name = *, imapsieve_mailbox1_causes = COPY APPEND "
+                    "FLAG and imapsieve_mailbox1_before to the script (no gap in numbers), "
+                )
+                + _RELOAD,
             )
         ]
     everywhere = [each for each in ours if each[0] == "*"]
@@ -255,9 +267,14 @@ def imapsieve(found: Doveconf) -> list[Finding]:
         finding = warning(
             name,
             f"{LEARN_SCRIPT} does not run on {', '.join(missing)}",
-            f"Set imapsieve_mailboxN_causes = COPY APPEND FLAG, {_RELOAD}",
+            (
+                "Set cause = copy append flag in its sieve_script, "
+                if found.is_new
+                else "Set imapsieve_mailboxN_causes = COPY APPEND FLAG, "
+            )
+            + _RELOAD,
         )
-    elif not everywhere and found.version.startswith("2.3"):
+    elif not everywhere and not found.is_new:
         finding = warning(
             name,
             f"{LEARN_SCRIPT} runs for {', '.join(each[0] for each in ours)} only",
@@ -284,15 +301,11 @@ def _rules_23(found: Doveconf) -> list[tuple[str, frozenset[str], Path]]:
 
 def _rules_24(root: Block) -> list[tuple[str, frozenset[str], Path]]:
     """Scripts inside ``mailbox`` and ``imapsieve_from``, or with a cause beside all others."""
-    rules = []
-    for block, inside in _with_parents(root):
-        cause = block.values.get("cause", block.values.get("sieve_script_cause", ""))
-        path = block.values.get("path", block.values.get("sieve_script_path", ""))
-        if block.name.startswith("sieve_script ") and (cause or "mailbox" in inside):
-            where = inside.partition(" ")[2] or "*"
-            causes = frozenset(cause.upper().split()) or CAUSES
-            rules.append((where, causes, _path(path)))
-    return rules
+    return [
+        (each.where, each.causes or CAUSES, _path(each.path))
+        for each in doveconf.sieve_scripts(root)
+        if each.type != "personal" and (each.causes or each.where != "*")
+    ]
 
 
 def names(found: Doveconf, roles: MailboxRoles) -> Finding:
@@ -302,7 +315,7 @@ def names(found: Doveconf, roles: MailboxRoles) -> Finding:
         setting = f"sieve_env_mailhooks_{key}"
         actual = found.setting(setting)
         for block in found.root.named("sieve_environment"):  # Dovecot 2.4
-            setting = f"sieve_environment mailhooks_{key}"
+            setting = f"sieve_environment {{ mailhooks_{key} }}"
             actual = block.values.get(f"mailhooks_{key}", actual)
         if not actual:
             return warning(
@@ -310,13 +323,14 @@ def names(found: Doveconf, roles: MailboxRoles) -> Finding:
                 f"{setting} is not set: learn.sieve sends everything that users do",
                 _RENDER,
             )
-        if value not in (actual, actual.replace("%%", "%")):
+        # Dovecot 2.3 doubles each %, 2.4 only one that would begin a variable.
+        if value not in (actual, actual.replace("%%", "%"), actual.replace("%%{", "%{")):
             return failed(
                 name,
                 f"{setting} differs from [mailboxes]: what users do may teach nothing",
                 _RENDER,
             )
-    return ok(name, "sieve_env_mailhooks_* are those of [mailboxes]")
+    return ok(name, "those that learn.sieve is told are those of [mailboxes]")
 
 
 def special_use(found: Doveconf, roles: MailboxRoles) -> list[Finding]:
@@ -403,16 +417,3 @@ def _all_settings(root: Block) -> dict[str, str]:
         if block.name.split()[:1] in (["plugin"], ["protocol"]):
             values |= _all_settings(block)
     return values
-
-
-def _all_blocks(root: Block) -> list[Block]:
-    return [block for block, _ in _with_parents(root)]
-
-
-def _with_parents(root: Block) -> list[tuple[Block, str]]:
-    """Every block below one, and the name of the block it stands in."""
-    found = []
-    for block in root.blocks:
-        found.append((block, root.name))
-        found += _with_parents(block)
-    return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mailhooks.dovecot.script_protocol import HeaderLimits, ScriptParser
 from mailhooks.errors import ProtocolError
+from mailhooks.readable import readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,11 +116,11 @@ async def read_call(
             be input left to ``discard``.
         OSError: the peer has gone, perhaps in the middle of the message.
     """
-    loop = asyncio.get_running_loop()
-    accepted_at_s = loop.time()
+    accepted_at_s = asyncio.get_running_loop().time()
     parser = ScriptParser(limits.header)
     message = bytearray()
-    while data := begun or await loop.sock_recv(sock, PIECE_BYTES):
+    is_first = True
+    while data := begun or await _received(sock):
         begun = b""
         message += parser.feed(data)
         if len(message) > limits.message_bytes:
@@ -127,9 +128,10 @@ async def read_call(
         size_bytes = len(data)
         del data  # or each waiting call holds its last piece twice
         await memory.grow(share, size_bytes)
-        # sock_recv does not give way while there is something to read: a fast
-        # peer could keep everybody else, and its own deadline, from running.
-        await asyncio.sleep(0)
+        # A fast peer could keep everybody else, and its own deadline, from running.
+        if not is_first:
+            await asyncio.sleep(0)
+        is_first = False
     request = parser.close()
     if request.wants_reply and hung_up(sock):
         # Dovecot stays for the answer. A peer that dies also ends its input,
@@ -138,6 +140,15 @@ async def read_call(
     return ScriptCall(
         request.args, request.env, peer, bytes(message), accepted_at_s, request.wants_reply
     )
+
+
+async def _received(sock: socket.socket) -> bytes:
+    """The next piece; mostly it is there already."""
+    while True:
+        try:
+            return sock.recv(PIECE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            await readable(sock)
 
 
 async def discard(sock: socket.socket, limit_bytes: int) -> None:
@@ -150,8 +161,7 @@ async def discard(sock: socket.socket, limit_bytes: int) -> None:
     Raises:
         OSError: the peer has gone.
     """
-    loop = asyncio.get_running_loop()
-    while limit_bytes > 0 and (data := await loop.sock_recv(sock, PIECE_BYTES)):
+    while limit_bytes > 0 and (data := await _received(sock)):
         limit_bytes -= len(data)
         await asyncio.sleep(0)
 

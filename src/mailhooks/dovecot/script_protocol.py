@@ -40,6 +40,7 @@ _QUOTED_BYTES: Final = 40
 
 # What Dovecot writes: no raw control byte that it escapes, no other escape.
 _ESCAPED_LINE: Final = re.compile(rb"(?:[^\x00\x01\t\r\n]|\x01[01trn])*")
+_ESCAPED: Final = re.compile(rb"\x01.")
 _ESCAPE: Final = {
     b"\x00": b"\x010",
     b"\x01": b"\x011",
@@ -211,8 +212,9 @@ class ScriptParser:
     def _text(self, line: bytes) -> str:
         if _ESCAPED_LINE.fullmatch(line) is None:
             raise self._wrong("a tab-escaped line (0x01 followed by one of 0 1 t r n)")
-        raw = re.sub(rb"\x01.", lambda escaped: _UNESCAPE[escaped[0]], line)
-        return raw.decode("utf-8", "surrogateescape")
+        if b"\x01" in line:
+            line = _ESCAPED.sub(lambda escaped: _UNESCAPE[escaped[0]], line)
+        return line.decode("utf-8", "surrogateescape")
 
     def _wrong(self, expected: str) -> ProtocolError:
         return ProtocolError(f"script header line {self._line_number}: expected {expected}")

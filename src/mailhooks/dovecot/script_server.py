@@ -113,7 +113,7 @@ class ScriptServer:
         self._accepting = self._full = False
         self._max_connections = self._limits.connections
         self._connections: set[asyncio.Task[None]] = set()
-        self._handlers: set[asyncio.Task[bytes]] = set()
+        self._late: set[asyncio.Task[None]] = set()  # answered already, by a failure
         self._turns = asyncio.Semaphore(self._limits.handlers)
         self._results = {name: CALLS.labels(self._path.name, name) for name in RESULTS}
         self._open = CONNECTIONS.labels(self._path.name)
@@ -176,7 +176,7 @@ class ScriptServer:
         self._file = None
         sock.close()
         await _finish(self._connections, grace_s)
-        await _finish(self._handlers, 0)
+        await _finish(self._late, 0)
 
     def _watch_lane(self) -> None:
         """Accept here, too, while the lane is held up by a disk that does not answer."""
@@ -229,6 +229,7 @@ class ScriptServer:
 
     def _closed(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
+        self._late.discard(task)
         if len(self._connections) <= self._max_connections // 2:
             self._full = False
         if self._lane is None:
@@ -236,27 +237,41 @@ class ScriptServer:
 
     async def _serve(self, sock: socket.socket, begun: bytes) -> None:
         who = self._path.name
-        with sock, self._open.track_inprogress():
+        self._open.inc()
+        with sock:
             try:
                 peer = Peer.of(sock)
                 who = f"{who}: uid {peer.uid} pid {peer.pid}"
                 reply = await self._converse(sock, peer, who, begun)
+                if self._is_late():
+                    return
                 if reply == _FAILURE:
                     _say_failure(sock)  # the reason is in the log, whoever reads this
                 elif reply:
-                    async with asyncio.timeout(self._limits.reply_timeout_s):
-                        await asyncio.get_running_loop().sock_sendall(sock, reply)
+                    await self._send(sock, reply)
             except TimeoutError:
                 log.warning("%s: did not take the answer in time", who)
             except OSError as error:
                 log.warning("%s: went away: %s", who, error)
             except asyncio.CancelledError:
-                log.warning("%s: failed: the server stops", who)
-                _say_failure(sock)
+                if not self._is_late():
+                    log.warning("%s: failed: the server stops", who)
+                    _say_failure(sock)
                 raise
             except Exception:
                 log.exception("%s: failed: a bug", who)
                 _say_failure(sock)
+            finally:
+                self._open.dec()
+
+    async def _send(self, sock: socket.socket, reply: bytes) -> None:
+        try:
+            sent = sock.send(reply)  # which is all of it, unless it is long
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(reply):
+            async with asyncio.timeout(self._limits.reply_timeout_s):
+                await asyncio.get_running_loop().sock_sendall(sock, reply[sent:])
 
     async def _converse(self, sock: socket.socket, peer: Peer, who: str, begun: bytes) -> bytes:
         """Read one call and return the bytes of its answer."""
@@ -267,7 +282,7 @@ class ScriptServer:
             async with asyncio.timeout_at(deadline):
                 call = await read_call(sock, peer, self._limits, self.memory, share, begun)
             result = "failed"
-            reply = await self._answer(call, who)
+            reply = await self._answer(call, sock, share, who)
             if reply != _FAILURE:
                 result = "done"
             return reply if call.wants_reply else b""
@@ -278,25 +293,12 @@ class ScriptServer:
             log.warning("%s: refused: %s", who, error)
         finally:
             # Before the answer is sent: whoever has it finds it counted.
-            self._results[result].inc()
+            if not self._is_late():
+                self._results[result].inc()
             self.memory.release(share)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await discard(sock, self._limits.discard_bytes)
-        return _FAILURE
-
-    async def _answer(self, call: ScriptCall, who: str) -> bytes:
-        """Run the handler under a deadline that it cannot ignore."""
-        task = asyncio.get_running_loop().create_task(self._run(call, who))
-        self._handlers.add(task)
-        task.add_done_callback(self._handlers.discard)
-        try:
-            await asyncio.wait({task}, timeout=self._limits.handler_timeout_s)
-            if task.done() and not task.cancelled():
-                return task.result()
-        finally:
-            task.cancel()
-        log.error("%s: failed: no answer within %g s", who, self._limits.handler_timeout_s)
         return _FAILURE
 
     def _answer_directly(
@@ -317,19 +319,55 @@ class ScriptServer:
         self._results[result].inc()
         return reply, afterwards
 
-    async def _run(self, call: ScriptCall, who: str) -> bytes:
+    async def _answer(self, call: ScriptCall, sock: socket.socket, share: Share, who: str) -> bytes:
+        """Run the handler; :meth:`_give_up` answers for one that takes too long."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - for mypy: a server's connection is a task
+        overdue = loop.call_later(
+            self._limits.handler_timeout_s, self._give_up, task, call, sock, share, who
+        )
         try:
             async with self._turns:
                 reply = encode_reply(await self._handler(call), ok=True)
         except MailhooksError as error:
             log.warning("%s: failed: %s", who, error)
             return _FAILURE
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            log.error("%s: failed: no answer, the handler cancelled itself", who)
+            return _FAILURE
         except (Exception, SystemExit):  # asyncio lets SystemExit end the loop
             log.exception("%s: failed: a bug", who)
             return _FAILURE
-        elapsed_s = asyncio.get_running_loop().time() - call.accepted_at_s
-        log.debug("%s: done in %.1f ms", who, elapsed_s * 1000)
+        finally:
+            overdue.cancel()
+        if self._is_late():
+            return b""
+        log.debug("%s: done in %.1f ms", who, (loop.time() - call.accepted_at_s) * 1000)
         return reply
+
+    def _give_up(
+        self,
+        task: asyncio.Task[None],
+        call: ScriptCall,
+        sock: socket.socket,
+        share: Share,
+        who: str,
+    ) -> None:
+        """Answer for a handler that has had its time, also for one that ignores cancellation."""
+        log.error("%s: failed: no answer within %g s", who, self._limits.handler_timeout_s)
+        self._results["failed"].inc()
+        self.memory.release(share)
+        if call.wants_reply:
+            _say_failure(sock)
+        sock.close()
+        self._closed(task)
+        self._late.add(task)
+        task.cancel()
+
+    def _is_late(self) -> bool:
+        return bool(self._late) and asyncio.current_task() in self._late
 
 
 def _say_failure(sock: socket.socket) -> None:

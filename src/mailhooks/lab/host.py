@@ -37,7 +37,7 @@ from mailhooks.lab.dkim import DkimRecord, make_dkim_key, selector_of
 from mailhooks.lab.mailbox import Mailbox
 from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
 from mailhooks.rspamd import RspamdClient
-from mailhooks.setup import copy_sieve, render_tree
+from mailhooks.setup import copy_sieve, installed_generation, render_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,7 +64,11 @@ PACKAGES = {
     "/usr/bin/redis-server": "redis-server",
     "/usr/bin/openssl": "openssl",
 }
-TLD_LIST = Path("/usr/share/rspamd/effective_tld_names.dat")
+# Rspamd's own; from Debian 13 on it reads that of the package publicsuffix.
+TLD_LISTS = (
+    Path("/usr/share/rspamd/effective_tld_names.dat"),
+    Path("/usr/share/publicsuffix/effective_tld_names.dat"),
+)
 LONG_TLDS = frozenset({"info", "name", "mobi", "jobs", "example", "test"})
 # Below Linux's ephemeral range (32768 and up), so that no outgoing connection
 # can take a port between the moment it is chosen and the moment it is bound.
@@ -114,6 +118,7 @@ class Lab:
         ca_file: the certificate that clients must trust.
         tls: the same, for Python's clients.
         dkim_record: what verifiers of outgoing mail look up.
+        dovecot: the generation of the installed Dovecot, ``2.3`` or ``2.4``.
     """
 
     def __init__(
@@ -162,6 +167,7 @@ class Lab:
         self.ca_file = Path()
         self.tls = ssl.create_default_context()
         self.dkim_record = DkimRecord("", "")
+        self.dovecot = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -374,8 +380,12 @@ class Lab:
         self._make_accounts()
         self.scan_url, self.learn_url = f"http://{ADDRESS}:{scan}", f"http://{ADDRESS}:{learn}"
         values = self._values(scan=scan, learn=learn, milter=milter, dns=dns, away=away)
-        for kind in ("postfix", "dovecot", "rspamd", "redis", "mailhooks"):
+        for kind in ("postfix", "rspamd", "redis", "mailhooks"):
             render_tree(kind, self.root / kind, values)
+        self.dovecot = installed_generation()
+        render_tree(f"dovecot-{self.dovecot}", self.root / "dovecot", values)
+        for hook in render_tree("dovecot", self.root / "hooks", values):
+            hook.chmod(0o755)
         (self.root / "keys").write_text(format_keys(self.keys), encoding="utf-8")
         (self.root / "keys").chmod(0o600)
         for name, text in self._extra_rspamd.items():
@@ -385,8 +395,6 @@ class Lab:
             path.chmod(0o640)  # secrets are among them
             shutil.chown(path, "root", "_rspamd")
         (self.root / "mailhooks/mailhooks.toml").chmod(0o600)
-        hook = self.root / "dovecot/mailhooks-drop"
-        hook.rename(self.root / "hooks/mailhooks-drop").chmod(0o755)
         self._write_short_tld_list(self.root / "rspamd" / "tlds.dat")
         # Creates the queue's folders, as `postfix start` does.
         self._run("/usr/sbin/postfix", "-c", str(self.root / "postfix"), "check")
@@ -430,7 +438,10 @@ class Lab:
         Rspamd compiles the list at every start in a fresh folder: 9,000 names
         take ten seconds, these 300 a fraction of one.
         """
-        names = TLD_LIST.read_text(encoding="utf-8").splitlines()
+        own = next((path for path in TLD_LISTS if path.exists()), None)
+        if own is None:
+            raise LabError(f"Rspamd's list of top-level domains is not at {TLD_LISTS[-1]}")
+        names = own.read_text(encoding="utf-8").splitlines()
         short = [n for n in names if n.isascii() and n.isalpha() and (len(n) < 4 or n in LONG_TLDS)]  # noqa: PLR2004
         target.write_text("\n".join(short) + "\n", encoding="utf-8")
 

@@ -27,7 +27,7 @@ from mailhooks.policy import Folder, Reason
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 # Some ten milliseconds of work, then as long a pause: whoever waits for a lock of Python or
@@ -61,8 +61,8 @@ class SqliteLedger(Ledger):
         """Write answers down in one transaction; returns how many were corrections."""
         with self._database.transaction() as db:
             corrections = sum([_record(db, answer) for answer in answers])
-            for user, digest in {(answer.user, answer.digest) for answer in answers}:
-                _attribute(db, user, digest)
+            for (user, digest), since in _oldest(answers).items():
+                _attribute(db, user, digest, since)
         return corrections
 
     def taught(self, user: str, digest: str) -> Taught | None:
@@ -140,8 +140,8 @@ class SqliteLedger(Ledger):
             for decision in decisions:
                 _decide(db, decision)
             # A user may have been quicker than whoever wrote the decision down.
-            for user, digest in {(decision.user, decision.digest) for decision in decisions}:
-                _attribute(db, user, digest)
+            for (user, digest), since in _oldest(decisions).items():
+                _attribute(db, user, digest, since)
 
     def decisions(
         self, user: str, digest: str | None = None, *, since: float = 0.0
@@ -359,21 +359,28 @@ def _opinion(values: tuple[Any, ...]) -> Opinion | None:
     return None if spam is None else Opinion(probability, spam, ham)
 
 
-def _attribute(db: sqlite3.Connection, user: str, digest: str) -> None:
-    """Give each decision on a message the user's own last word until the next decision on it."""
-    decisions = db.execute(
-        "SELECT id, time FROM decision WHERE user = ? AND digest = ? ORDER BY time, id",
-        (user, digest),
-    ).fetchall()
-    if not decisions:
-        return
+def _attribute(db: sqlite3.Connection, user: str, digest: str, since: float) -> None:
+    """Give each decision on a message the user's own last word until the next decision on it.
+
+    Only where something written at ``since`` or later can have changed that: one message may
+    come to a user many thousand times.
+    """
     lessons = db.execute(
         "SELECT lesson, time FROM message JOIN answer ON answer.message = message.id"
         " WHERE user = ? AND digest = ? AND origin <> ? ORDER BY answer.id",
         (user, digest, DELIVERY),
     ).fetchall()
+    if not lessons:
+        return
+    decisions = db.execute(
+        "SELECT id, time FROM decision WHERE user = :user AND digest = :digest AND time >="
+        " ifnull((SELECT max(time) FROM decision"
+        "   WHERE user = :user AND digest = :digest AND time < :since), :since)"
+        " ORDER BY time, id",
+        {"user": user, "digest": digest, "since": since},
+    ).fetchall()
     ends = [*(decided for _, decided in decisions[1:]), math.inf]
-    for (number, begin), end in zip(decisions, ends, strict=True):
+    for (number, begin), end in zip(decisions, ends, strict=False):
         own = [(lesson, given) for lesson, given in lessons if begin <= given < end]
         taught, taught_time = own[-1] if own else (None, None)
         db.execute(
@@ -381,3 +388,12 @@ def _attribute(db: sqlite3.Connection, user: str, digest: str) -> None:
             " AND (taught IS NOT ? OR taught_time IS NOT ?)",
             (taught, taught_time, number, taught, taught_time),
         )
+
+
+def _oldest(entries: Sequence[Answer] | Sequence[Decision]) -> dict[tuple[str, str], float]:
+    """The messages concerned, each with its user, and the time of the first entry on it."""
+    found: dict[tuple[str, str], float] = {}
+    for entry in entries:
+        key = entry.user, entry.digest
+        found[key] = min(entry.time, found.get(key, math.inf))
+    return found

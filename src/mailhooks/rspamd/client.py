@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ _USER_LIMIT_BYTES = 255
 # A few symbols come from Rspamd's core, such as TAGGED_RCPT for plus-addresses,
 # and no settings keep them away. A full scan shows dozens.
 _MOST_CORE_SYMBOLS = 5
-_BAYES_ONLY = {"groups_enabled": ["statistics"]}
+_BAYES_ONLY = '{"groups_enabled": ["statistics"]}'
 
 
 def _checked_url(url: str) -> str:
@@ -132,7 +133,8 @@ class RspamdClient:
             ip: the SMTP client's address.
             rcpts: the envelope recipients.
             queue_id: the MTA's name for the message, for Rspamd's log.
-            timeout_s: seconds for this call instead of the client's.
+            timeout_s: seconds for this call instead of the client's; ``math.inf`` where the
+                caller keeps the time.
 
         Raises:
             RspamdUnavailable: no answer in time, or none that is a result.
@@ -152,9 +154,14 @@ class RspamdClient:
             *(("Rcpt", rcpt) for rcpt in rcpts),
         ]
         checked = [_checked_header(name, value) for name, value in headers if value is not None]
+        return await self._scanned(message, checked, timeout_s)
+
+    async def _scanned(
+        self, message: bytes, headers: Iterable[tuple[str, str]], timeout_s: float | None
+    ) -> CheckResult:
         parse = _when_ok(results.parse_check)
         return await self._ask(
-            self._scan_url, "/checkv2", parse, checked, body=message, timeout_s=timeout_s
+            self._scan_url, "/checkv2", parse, headers, body=message, timeout_s=timeout_s
         )
 
     async def check_bayes(
@@ -176,7 +183,9 @@ class RspamdClient:
         Raises:
             RspamdMisconfigured: also when a full scan ran instead of Bayes alone.
         """
-        result = await self.check(message, user=user, settings=_BAYES_ONLY, timeout_s=timeout_s)
+        # Not by way of check(): every delivery asks this.
+        headers = [("Deliver-To", _checked_user(user)), ("Settings", _BAYES_ONLY)]
+        result = await self._scanned(message, headers, timeout_s)
         if result.is_skipped:  # a test pattern such as GTUBE, which comes before all settings
             return None, None
         # A classifier that all users share may stand beside, as BAYES_SPAM_SHARED for instance.
@@ -245,7 +254,7 @@ class RspamdClient:
         self._see_that_it_is_entered()
         seconds = self._timeout_s if timeout_s is None else timeout_s
         with _explained(url, seconds):
-            async with asyncio.timeout(seconds), self._turns[url]:
+            async with asyncio.timeout(None if seconds == math.inf else seconds), self._turns[url]:
                 answer = await exchange.ask(url, path, headers, body)
             return read(*answer)
 

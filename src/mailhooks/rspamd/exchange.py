@@ -18,10 +18,12 @@ import os
 import re
 import socket
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from mailhooks.errors import RspamdUnavailable
+from mailhooks.readable import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _MOST_ANSWER_BYTES = 64 << 20
 _AT_ONCE_BYTES = 1 << 16
 _DEFAULT_PORT = 80
+_TCP = socket.SOCK_STREAM
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{1,3})(?: ([^\r\n]*))?\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 _CODED = re.compile(rb"\r\n(?:transfer|content)-encoding:", re.IGNORECASE)
@@ -100,32 +103,50 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
 
 
 async def _answer(connection: socket.socket) -> Answer:
-    loop = asyncio.get_running_loop()
     received = bytearray()
-    while chunk := await loop.sock_recv(connection, _AT_ONCE_BYTES):
+    while True:
+        await readable(connection)
+        try:
+            chunk = connection.recv(_AT_ONCE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            continue
         received += chunk
-        if (answer := parse_answer(received, ended=False)) is not None:
+        if (answer := parse_answer(received, ended=not chunk)) is not None:
             return answer
+        if not chunk:
+            raise RspamdUnavailable("closed the connection before the end of its answer")
         if len(received) > _MOST_ANSWER_BYTES:
             raise RspamdUnavailable("answered without end")
-    answer = parse_answer(received, ended=True)
-    if answer is None:
-        raise RspamdUnavailable("closed the connection before the end of its answer")
-    return answer
+
+
+Address = tuple[int, object]
+"""Family and address, as sockets take them."""
+
+
+@lru_cache(maxsize=16)
+def _known_address(url: str) -> Address | None:
+    """Where a URL leads, if that needs no lookup."""
+    if url.startswith("unix:"):
+        return socket.AF_UNIX, url.removeprefix("unix:")
+    try:
+        found = socket.getaddrinfo(*_name(url), type=_TCP, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return None
+    family, _, _, _, address = found[0]
+    return family, address
+
+
+def _name(url: str) -> tuple[str | None, int]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or _DEFAULT_PORT
 
 
 async def _sent(url: str, request: bytes) -> socket.socket:
     """A connection over which the request has gone, to the first address that takes it."""
-    if url.startswith("unix:"):
-        return await _sent_to(socket.AF_UNIX, url.removeprefix("unix:"), request)
-    parts = urlsplit(url)
-    name = parts.hostname, parts.port or _DEFAULT_PORT
-    try:
-        # An address needs no lookup, and no thread to wait for one.
-        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(*name, type=socket.SOCK_STREAM)
+    known = _known_address(url)
+    if known is not None:
+        return await _sent_to(*known, request)
+    found = await asyncio.get_running_loop().getaddrinfo(*_name(url), type=_TCP)
     *others, last = found
     for family, _, _, _, address in others:
         with suppress(OSError):
@@ -134,7 +155,7 @@ async def _sent(url: str, request: bytes) -> socket.socket:
 
 
 async def _sent_to(family: int, address: object, request: bytes) -> socket.socket:
-    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    connection = socket.socket(family, _TCP | socket.SOCK_NONBLOCK)
     try:
         # Not the loop's sock_connect: on this host a connection is there at once,
         # and else the first send waits for it, or fails for the same reason.
@@ -143,7 +164,13 @@ async def _sent_to(family: int, address: object, request: bytes) -> socket.socke
             raise OSError(error, os.strerror(error))  # noqa: TRY301 - close() is for this as well
         # Rspamd may refuse us before it has read everything: the answer counts.
         with suppress(BrokenPipeError, ConnectionResetError):
-            await asyncio.get_running_loop().sock_sendall(connection, request)
+            try:
+                sent = connection.send(request)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            if sent < len(request):
+                rest = memoryview(request)[sent:]
+                await asyncio.get_running_loop().sock_sendall(connection, rest)
     except BaseException:
         connection.close()
         raise

@@ -12,12 +12,14 @@ import enum
 import json
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Spam first. The second pair belongs to the statistics that all users share.
 BAYES_SYMBOLS = ("BAYES_SPAM", "BAYES_HAM")
@@ -278,7 +280,7 @@ def _object(body: bytes) -> Mapping[str, Any]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from mailhooks import config
+from mailhooks.doveconf import generation
 from mailhooks.errors import SetupError
 from mailhooks.keys import KeyRing, format_keys, load_keys, new_key
 from mailhooks.setup import dovecot, postfix, rspamd
@@ -207,8 +208,8 @@ def _plan_dovecot(host: Host, journal: Journal, values: dict[str, Any], made: Pl
     made.folders.append(Folder(hook_dir))
     hook = render("dovecot/mailhooks-drop", values).encode()
     _add(journal, made, File(hook_dir / "mailhooks-drop", hook, 0o755))
-    template = "dovecot/mailhooks-2.4.conf" if store.is_new else "dovecot/mailhooks.conf"
-    text, conflicts = dovecot.fitted(store, render(template, values))
+    fragment = render(f"dovecot-{generation(store.version)}/mailhooks.conf", values)
+    text, conflicts = dovecot.fitted(store, fragment)
     made.conflicts += conflicts or dovecot.checked(store, text)
     _add(journal, made, File(store.folder / "conf.d" / dovecot.DROP_IN, text.encode()))
     made.checks.append(Command(("doveconf", "-n")))

@@ -46,6 +46,11 @@ class Doveconf:
     version: str
     pigeonhole: str
 
+    @property
+    def is_new(self) -> bool:
+        """Whether its settings have the names and forms of 2.4."""
+        return generation(self.version) == "2.4"
+
     def setting(self, name: str, protocol: str = "") -> str:
         """A setting's value, of a protocol if it has its own; empty if it is not set.
 
@@ -78,6 +83,55 @@ class Doveconf:
                 yield block
         yield from self.root.named("plugin")
         yield self.root
+
+
+@dataclass(frozen=True, slots=True)
+class SieveScript:
+    """A ``sieve_script`` of Dovecot 2.4.
+
+    Attributes:
+        name: of the block.
+        type: when it runs, such as ``before``; a user's own is ``personal``.
+        causes: what it runs for, in capitals; empty for the default.
+        where: the mailbox whose block it stands in; ``*`` for none.
+        path: of the script, or of a folder; as it is written.
+    """
+
+    name: str
+    type: str
+    causes: frozenset[str]
+    where: str
+    path: str
+
+
+def sieve_scripts(root: Block, inside: str = "") -> Iterator[SieveScript]:
+    """All that a configuration names, in order."""
+    for block in root.blocks:
+        if block.name.split()[:1] == ["sieve_script"]:
+            value = {key.removeprefix("sieve_script_"): each for key, each in block.values.items()}
+            causes = value.get("cause", "").upper().split()
+            for listed in block.named("cause"):
+                causes += [word.upper() for word, is_on in listed.values.items() if is_on == "yes"]
+            yield SieveScript(
+                name=block.title,
+                type=value.get("type", "personal"),
+                causes=frozenset(causes),
+                where=inside or "*",
+                path=value.get("path", ""),
+            )
+        else:
+            of_mailbox = block.name.split()[:1] in (["mailbox"], ["imapsieve_from"])
+            yield from sieve_scripts(block, block.title if of_mailbox else inside)
+
+
+def generation(version: str) -> str:
+    """How a Dovecot's configuration is written: ``2.3``, or ``2.4`` for that and all later ones.
+
+    Args:
+        version: as Dovecot tells it, such as ``2.3.19.1 (9b53102964)`` or ``2.4.1-4``.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return "2.4" if found and (int(found[1]), int(found[2])) >= (2, 4) else "2.3"
 
 
 def parse(text: str) -> Doveconf:

@@ -1,0 +1,1 @@
+"""The tests that need real servers, against the packages of each Debian in turn."""
