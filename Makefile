@@ -13,7 +13,8 @@
 #   make matrix        setup, integration and e2e on Debian 12, 13 and the next, in fresh roots;
 #                      RELEASES="12 13" for some of them, TESTS=core for the main job only
 #   make deb           a Debian package of mailhooks for this release, in build
-#   make deb-test      install, use and remove it in a fresh Debian made for that
+#   make deb-test      install, use and remove it in a fresh Debian made for that, under
+#                      systemd, OpenRC, runit and s6
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -72,7 +73,7 @@ accuracy: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m accuracy $(if $(SEED),--seed $(SEED)) $(if $(DOCS),--docs "$(DOCS)")
 
-# Prints figures and keeps them in build/; DOCS=docs renews the published plot, too.
+# Prints figures and keeps them in build/; DOCS=docs renews the published table and plot, too.
 bench: packages $(VENV)/.wheel $(VENV)/.dev
 	$(SUDO) env PYTHONPATH=tests:tests/support $(if $(CORPUS),CORPUS="$(CORPUS)") $(BIN)/python \
 	    -m bench $(if $(DOCS),--docs "$(DOCS)")
@@ -87,12 +88,15 @@ matrix: test-packages $(VENV)/.wheel $(VENV)/.dev
 # With Debian's own Python, which is what the package will run with.
 deb: build/deb/.built
 
-build/deb/.built: $(VENV)/.wheel tools/build-deb docs/* contrib/*
+build/deb/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
+		$(shell find docs contrib -type f)
 	rm -rf build/deb
 	tools/build-deb build/wheel/*.whl build/deb
 	touch $@
 
+deb-test: PACKAGES += lintian
 deb-test: deb test-packages
+	lintian --allow-root --fail-on error,warning build/deb/*.deb
 	$(SUDO) tools/test-deb build/deb/*.deb
 
 # Debian starts what it installs; here only the lab shall run, so nothing is

@@ -51,9 +51,15 @@ if environment :is "imap.cause" "FLAG" {
   }
   if string :comparator "i;ascii-casemap" :regex "${to}/"
       "${env.vnd.dovecot.config.mailhooks_top}" { set "to_top" "${3}"; }
+  # What a regular expression finds is garbled by Dovecot 2.4.5 unless it is ASCII.
+  set "known" "yes";
+  if not allof (string :contains "${from}" "${from_top}", string :contains "${to}" "${to_top}") {
+    set "known" "no";
+  }
 
   if environment :is "imap.cause" "APPEND" {
-    if anyof (environment :contains "vnd.dovecot.config.mailhooks_junk" "/${to_top}/",
+    if anyof (string :is "${known}" "no",
+              environment :contains "vnd.dovecot.config.mailhooks_junk" "/${to_top}/",
               not environment :contains "vnd.dovecot.config.mailhooks_junk" "/") {
       if not execute :pipe "mailhooks-learn"
         ["cause=APPEND", "to=${to}"] {
@@ -65,6 +71,7 @@ if environment :is "imap.cause" "FLAG" {
       # Into Junk or out of it, but not within one mailbox, and not to be thrown away.
       not string :is "${from}" "${to}",
       anyof (
+        string :is "${known}" "no",
         environment :contains "vnd.dovecot.config.mailhooks_junk" "/${to_top}/",
         allof (environment :contains "vnd.dovecot.config.mailhooks_junk" "/${from_top}/",
                not environment :contains "vnd.dovecot.config.mailhooks_silent" "/${to_top}/"),

@@ -83,12 +83,16 @@ def pages() -> list[Page]:
     from mailhooks.cli.mailcfg import main as mailcfg
 
     found = [_overview(main)]
-    context = click.Context(main, info_name="mailhooks")
+    context = click.Context(main, info_name="mailhooks", **main.context_settings)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
         assert command is not None  # noqa: S101 - the list is the command's own
         found.append(_of_command(command, click.Context(command, parent=context, info_name=name)))
-    found.append(_of_command(mailcfg, click.Context(mailcfg, info_name="mailcfg")))
+    found.append(
+        _of_command(
+            mailcfg, click.Context(mailcfg, info_name="mailcfg", **mailcfg.context_settings)
+        )
+    )
     return found + [_of_topic(stem) for stem in TOPICS]
 
 
@@ -123,7 +127,7 @@ def _reference(name: str) -> str:
 
 def _overview(main: click.Group) -> Page:
     """mailhooks(1): what it is, and the list of the others."""
-    context = click.Context(main, info_name="mailhooks")
+    context = click.Context(main, info_name="mailhooks", **main.context_settings)
     readme = _sections("README.md")
     lines = [_synopsis(main, context), ".SH DESCRIPTION\n"]
     lines.append(_blocks(readme[""], "README.md"))

@@ -3,17 +3,20 @@
     PYTHONPATH=tests:tests/support python -m bench [--only NAME]... [--docs docs]
 
 Writes build/bench.json (name to number), build/bench-rounds.json (every round, and the verdicts)
-and build/latency.svg. Exits with 1 if contenders did not do the same work.
+and build/latency.svg. A comparison that fails, or whose contenders did not do the same work, is
+left out, and the run exits with 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
 import time
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +34,16 @@ from bench import (
     moves,
     startup,
 )
-from bench.figures import TARGETS, DishonestError, Figure, details, flat, table
+from bench.figures import (
+    TARGETS,
+    DishonestError,
+    Figure,
+    details,
+    flat,
+    markdown,
+    renewed,
+    table,
+)
 from bench.host import OURS, BenchHost, hash_of
 from bench.machine import BUSY_LIMIT, Watch
 
@@ -39,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 BUILD = Path("build")
+MACHINE = f"{os.cpu_count()} processors, Python {platform.python_version()} in {sys.base_prefix}"
 
 
 class Bench:
@@ -75,14 +88,14 @@ class Bench:
         host, watch, message = self._host, self._watch, self._typical
         return [
             *classify.added(host, watch, message, rounds=12, calls=100),
-            classify.throughput(host, watch, message, rounds=9, calls=400),
+            *classify.throughput(host, watch, message, rounds=9, calls=400),
         ]
 
     def _delivery(self) -> list[Figure]:
         host = self._host
-        found = host.stamped([*host.spam[30:60], *host.ham[30:60]], 60)
-        messages = delivery.agreed(host, found, 30)
-        return delivery.measure(host, self._watch, messages, rounds=6)
+        found = host.stamped([*host.spam[30:50], *host.ham[30:50]], 40)
+        messages = delivery.agreed(host, found, 20)
+        return delivery.measure(host, self._watch, messages, rounds=12)
 
     def _moves(self) -> list[Figure]:
         host, watch = self._host, self._watch
@@ -129,9 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--only", action="append", help="one step; may be repeated")
-    parser.add_argument("--docs", type=Path, help="a folder that gets the plot, too")
+    parser.add_argument("--docs", type=Path, help="a folder whose page and plot are renewed")
     options = parser.parse_args(arguments)
     figures: list[Figure] = []
+    void: dict[str, str] = {}
     started = time.monotonic()
     with BenchHost() as host:
         watch = Watch(host.leaders)
@@ -143,8 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 found = steps[name]()
             except DishonestError as error:
-                print(f"{name}: void: {error}", file=sys.stderr)  # noqa: T201
-                return 1
+                found, void[name] = [], str(error)
+            except Exception as error:  # noqa: BLE001 - the other comparisons are none the worse
+                traceback.print_exc()
+                found, void[name] = [], f"failed: {error}"
             figures += found
             print(f"-- {name}, {time.monotonic() - at:.0f} s", flush=True)  # noqa: T201
             if found:
@@ -159,20 +175,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f" between measurements (limit {BUSY_LIMIT:.0%})."
         + ("" if quiet else " THE MACHINE IS NOT QUIET: take no figure above for a result.")
     )
-    _write(figures, quiet=quiet, curves_=bench.curves, docs=options.docs)
-    return 0
+    for name, reason in void.items():
+        print(f"{name}: VOID: {reason}", file=sys.stderr)  # noqa: T201
+    _write(figures, quiet=quiet, void=void, curves_=bench.curves, docs=options.docs)
+    return 1 if void else 0
 
 
 def _machine(host: BenchHost, watch: Watch) -> str:
     mail = "real mail" if host.is_real else "generated letters (set CORPUS for real mail)"
     share = watch.probe(2.0)
-    return f"{platform.machine()}, {platform.release()}, {mail}; others use {share:.0%} just now"
+    return (
+        f"{platform.machine()}, {platform.release()}, {MACHINE}, {mail};"
+        f" others use {share:.0%} just now"
+    )
 
 
 def _write(
     figures: Sequence[Figure],
     *,
     quiet: bool,
+    void: dict[str, str],
     curves_: dict[str, dict[str, list[curves.Point]]],
     docs: Path | None,
 ) -> None:
@@ -181,10 +203,16 @@ def _write(
     rounds = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "quiet": quiet,
+        "void": void,
         "figures": details(figures, BUSY_LIMIT),
         "curves": curves_,
     }
     (BUILD / "bench-rounds.json").write_text(json.dumps(rounds, indent=2) + "\n")
+    page = docs / "performance.md" if docs else None
+    if page and len(figures) == len(TARGETS):  # not the figures of a part of a run
+        where = f"{rounds['time']}, {MACHINE}" + ("" if quiet else "; the machine was not quiet")
+        block = markdown(figures, BUSY_LIMIT, where)
+        page.write_text(renewed(page.read_text(encoding="utf-8"), block), encoding="utf-8")
     if curves_:
         for folder in filter(None, (BUILD, docs)):
             (folder / "latency.svg").write_text(curves.draw(curves_))

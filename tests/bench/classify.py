@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench import load
 from bench.figures import Figure, alternate, quantile, same_work
 from bench.host import BAYES_ONLY, OURS, SENDER
+from bench.machine import used_s
 from mailhooks.dovecot import encode_request
 
 if TYPE_CHECKING:
@@ -91,14 +92,21 @@ def added(
     return figures
 
 
-def throughput(host: BenchHost, watch: Watch, message: bytes, *, rounds: int, calls: int) -> Figure:
-    """Answers a second with sixteen calls in flight."""
+def throughput(
+    host: BenchHost, watch: Watch, message: bytes, *, rounds: int, calls: int
+) -> list[Figure]:
+    """Answers a second with sixteen calls in flight, and the daemon's processor time for one."""
     ways = callers(host, [message])
     rates: dict[str, list[float]] = {name: [] for name in ways}
     runs: dict[str, load.Run] = {}
+    daemon = host.lab.servers["daemon"].pid
+    used_ms: list[float] = []
 
     def run(name: str, _number: int) -> None:
+        before_s = used_s(daemon)
         runs[name] = load.run(ways[name], calls, IN_FLIGHT)
+        if name == "ours":
+            used_ms.append((used_s(daemon) - before_s) / calls * 1000)
         rates[name].append(runs[name].per_s)
         if len(rates["ours"]) == len(rates["bare"]):
             check(runs)
@@ -108,4 +116,8 @@ def throughput(host: BenchHost, watch: Watch, message: bytes, *, rounds: int, ca
     ratios = tuple(ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True))
     ours, bare = (quantile(rates[name], 0.5) for name in ("ours", "bare"))
     note = f"{ours:.0f}/s, Rspamd alone {bare:.0f}/s"
-    return Figure("classify_throughput_ratio", ratios, note=note, busy=max(before, watch.probe()))
+    busy = max(before, watch.probe())
+    return [
+        Figure("classify_throughput_ratio", ratios, note=note, busy=busy),
+        Figure("classify_cpu_ms", tuple(used_ms), busy=busy),
+    ]

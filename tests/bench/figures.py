@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-Verdict = Literal["met", "missed", "unclear", "noisy"]
+Verdict = Literal["met", "missed", "unclear", "noisy", "no target"]
 COVERAGE: Final = 0.95
+BEGIN: Final = "<!-- make bench DOCS=docs writes from here -->"
+END: Final = "<!-- to here -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Target:
     """What a figure should be.
 
     Attributes:
-        limit: the value that is still good.
+        limit: the value that is still good; NaN if the figure is only shown.
         at_most: whether smaller is better.
         unit: shown behind the figure; empty for a ratio.
         what: for the table.
@@ -46,7 +48,9 @@ TARGETS: Final[Mapping[str, Target]] = {
     "classify_added_ms_p50": Target(0.7, True, "ms", "classify socket, more than bare /checkv2"),
     "classify_added_ms_p99": Target(3.0, True, "ms", "the same, the slowest of a hundred"),
     "classify_throughput_ratio": Target(0.90, False, "", "classify / bare /checkv2, 16 in flight"),
-    "classify_vs_fork_speedup": Target(8.0, False, "", "classify / sh + rspamc, in LMTP delivery"),
+    "classify_cpu_ms": Target(math.nan, True, "ms", "the daemon's processor time for a verdict"),
+    "classify_vs_fork_speedup": Target(8.0, False, "", "time added to LMTP: sh + rspamc / ours"),
+    "classify_vs_fork_whole_speedup": Target(math.nan, False, "", "the same, of whole deliveries"),
     "delivery_added_ms_p50": Target(math.nan, True, "ms", "LMTP delivery, more than only filing"),
     "move_vs_noop_ratio": Target(2.0, True, "", "IMAP MOVE / piping to a socket that discards"),
     "move_vs_rspamc_speedup": Target(20.0, False, "", "IMAP MOVE / sh + rspamc pipe"),
@@ -106,6 +110,8 @@ class Figure:
         """
         if self.busy > busy_limit:
             return "noisy"
+        if math.isnan(self.target.limit):
+            return "no target"
         good = {self.target.is_met(bound) for bound in (*self.interval, self.value)}
         return "unclear" if len(good) > 1 else "met" if good == {True} else "missed"
 
@@ -165,14 +171,44 @@ def table(figures: Sequence[Figure], busy_limit: float) -> str:
         target = figure.target
         low, high = figure.interval
         unit = f" {target.unit}" if target.unit else ""
-        sign = "<=" if target.at_most else ">="
         lines.append(
             f"{figure.name:27} {_short(figure.value) + unit:>10}"
             f"  {f'{_short(low)} .. {_short(high)}':>17}"
-            f"  {f'{sign} {_short(target.limit)}{unit}':>10}  {figure.verdict(busy_limit)}"
+            f"  {_limit(target):>10}  {figure.verdict(busy_limit)}"
         )
         lines.append(f"    {target.what}{': ' + figure.note if figure.note else ''}")
     return "\n".join(lines)
+
+
+def markdown(figures: Sequence[Figure], busy_limit: float, where: str) -> str:
+    """The figures for the docs: a line on the run, and a table."""
+    lines = [
+        where,
+        "",
+        "| name | median | interval | target | verdict | in absolute figures |",
+        "|---|---|---|---|---|---|",
+    ]
+    for figure in figures:
+        unit = f" {figure.target.unit}" if figure.target.unit else ""
+        low, high = map(_short, figure.interval)
+        lines.append(
+            f"| `{figure.name}` | {_short(figure.value)}{unit} | {low} to {high}"
+            f" | {_limit(figure.target)} | {figure.verdict(busy_limit)} | {figure.note} |"
+        )
+    return "\n".join(lines)
+
+
+def renewed(text: str, block: str) -> str:
+    """A page with what stands between its two marks replaced.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"no {BEGIN} and {END} to write between")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def flat(figures: Sequence[Figure]) -> dict[str, float]:
@@ -193,6 +229,13 @@ def details(figures: Sequence[Figure], busy_limit: float) -> dict[str, object]:
         }
         for figure in figures
     }
+
+
+def _limit(target: Target) -> str:
+    if math.isnan(target.limit):
+        return "-"
+    unit = f" {target.unit}" if target.unit else ""
+    return f"{'<=' if target.at_most else '>='} {_short(target.limit)}{unit}"
 
 
 def _short(value: float) -> str:

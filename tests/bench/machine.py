@@ -89,6 +89,15 @@ def _is_ours(pid: int) -> bool:
     return int(stat.rpartition(")")[2].split()[1]) == os.getpid()
 
 
+def used_s(pid: int) -> float:
+    """Seconds of processor time that the threads of a process have had so far."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(
+        int((thread / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+        for thread in threads
+    )
+
+
 def resident_mb(pid: int) -> float:
     """Memory of a process that is not swapped out, in MB."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():

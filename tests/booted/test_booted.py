@@ -138,6 +138,52 @@ def test_a_daemon_that_cannot_start_keeps_nobody_waiting() -> None:
     assert "inbox" in call()[0]
 
 
+def test_an_upgrade_leaves_what_runs_renewed_and_mail_flowing() -> None:
+    """The package's own scripts restart the services; nothing that was set up is undone."""
+    pids = {unit: main_pid(unit) for unit in ("mailhooks", "mailhooks-milter")}
+    run("dpkg", "-i", "/root/mailhooks.deb")
+    for unit, pid in pids.items():
+        assert run("systemctl", "is-active", unit) == "active\n"
+        assert main_pid(unit) != pid
+    assert "inbox" in call()[0]
+    assert "Nothing to do" in run("mailhooks", "setup")
+
+
+def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
+    """As docs/lmtp.md says, in its sandbox: the verdict is its own, where Sieve gives none."""
+    Path("/etc/dovecot/conf.d/99-no-sieve.conf").write_text(
+        "protocol lmtp {\n  mail_plugins =\n}\n", encoding="utf-8"
+    )
+    text = SETTINGS.read_text(encoding="utf-8")
+    text = text.replace("mail_users = [", 'mail_users = ["mailhooks", ')
+    text += '[lmtp]\nlisten = "127.0.0.1:10026"\nusername = "local-part"\n'
+    SETTINGS.write_text(text, encoding="utf-8")
+    run("systemctl", "reload", "mailhooks", "dovecot")
+    run("systemctl", "enable", "--now", "mailhooks-lmtp")
+    run("postconf", "-e", "mailbox_transport = lmtp:inet:127.0.0.1:10026")
+    run("postfix", "reload")
+    send("ann@localhost", "filtered")
+    message = delivered("filtered")
+    assert "X-Spam-Status: No, score=" in message
+    assert "milter=none" not in message
+    log = run("journalctl", "-u", "mailhooks-lmtp", "-o", "cat")
+    assert "user=ann inbox: No, score=" in log
+    findings = json.loads(run("mailhooks", "doctor", "--json", "--only", "lmtp socket"))
+    assert [each["level"] for each in findings] == ["ok"]
+    pid = main_pid("mailhooks-lmtp")
+    run("systemctl", "kill", "-s", "KILL", "mailhooks-lmtp")
+    wait("the filter is back", lambda: main_pid("mailhooks-lmtp") not in (0, pid))
+    send("ann@localhost", "filtered again")
+    assert "X-Spam-Status: No, score=" in delivered("filtered again")
+    run("systemctl", "stop", "mailhooks-lmtp")
+    send("ann@localhost", "waits in the queue")
+    mail_log = Path("/var/log/mail.log")
+    wait("Postfix waits", lambda: "status=deferred" in mail_log.read_text(encoding="utf-8"))
+    run("systemctl", "start", "mailhooks-lmtp")
+    run("postqueue", "-f")
+    assert "X-Spam-Status: No, score=" in delivered("waits in the queue")
+
+
 def test_the_package_takes_everything_with_it() -> None:
     """Its removal stops the services and takes back what setup did."""
     run("dpkg", "--remove", "mailhooks")

@@ -45,6 +45,15 @@ def test_both_ways_to_a_verdict_hear_the_same_opinions(
     assert {"spam", "ham"} <= set(opinions["ours"])
 
 
+def test_the_daemons_part_of_a_verdict_is_counted(host: BenchHost, stamped: list[bytes]) -> None:
+    """Answers a second of both ways, and the processor time of ours alone."""
+    figures = classify.throughput(
+        host, Watch(host.leaders), stamped[0], rounds=1, calls=len(stamped)
+    )
+    assert [figure.name for figure in figures] == ["classify_throughput_ratio", "classify_cpu_ms"]
+    assert all(figure.value > 0 for figure in figures)
+
+
 def test_another_users_opinion_voids_the_comparison(host: BenchHost, stamped: list[bytes]) -> None:
     """A contender who asks about somebody untaught is caught."""
     ways = classify.callers(host, stamped)
@@ -61,11 +70,11 @@ def test_another_users_opinion_voids_the_comparison(host: BenchHost, stamped: li
 def test_deliveries_are_filed_alike_by_ours_and_by_a_fork(
     host: BenchHost, stamped: list[bytes]
 ) -> None:
-    """Both figures come out only if every copy is there and the verdicts agree."""
+    """Figures come out only if every copy is there and the verdicts agree."""
     messages = delivery.agreed(host, stamped, 8)
     assert len(messages) == 8
     figures = delivery.measure(host, Watch(host.leaders), messages, rounds=1)
-    assert [len(figure.rounds) for figure in figures] == [1, 1]
+    assert [len(figure.rounds) for figure in figures] == [1, 1, 1]
 
 
 def test_a_move_counts_samples_calls_and_learns(host: BenchHost) -> None:

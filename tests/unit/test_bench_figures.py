@@ -16,7 +16,9 @@ from bench.figures import (
     details,
     flat,
     interval,
+    markdown,
     quantile,
+    renewed,
     same_work,
     table,
 )
@@ -91,6 +93,21 @@ def test_the_file_is_flat_and_the_details_hold_every_round() -> None:
     told = details(figures, QUIET)[NAME]
     assert isinstance(told, dict)
     assert told["rounds"] == [1.0, 2.0, 4.0]
+
+
+def test_a_figure_without_a_target_is_only_shown() -> None:
+    """In the table and on the page, where the next run replaces it."""
+    figure = Figure("classify_vs_fork_whole_speedup", (3.0, 4.0, 5.0), note="a note")
+    assert figure.verdict(QUIET) == "no target"
+    page = "before\n<!-- make bench DOCS=docs writes from here -->\nold\n<!-- to here -->\nafter\n"
+    for name in ("first", "second"):
+        page = renewed(page, markdown([figure], QUIET, name))
+    assert page.startswith("before\n")
+    assert page.endswith("<!-- to here -->\nafter\n")
+    assert page.count("| `classify_vs_fork_whole_speedup` | 4.00 | 3.00 to 5.00 | - |") == 1
+    assert ("second" in page, "first" in page, "old" in page) == (True, False, False)
+    with pytest.raises(ValueError, match="write between"):
+        renewed("no marks", "block")
 
 
 def test_a_quantile_is_one_of_the_values() -> None:

@@ -29,7 +29,7 @@ EXIT_WARNINGS, EXIT_FAILED = 1, 2
 
 @click.command(epilog="Example: mailhooks doctor --json | jq '.[] | select(.level != \"ok\")'")
 @click.option("--live", is_flag=True, help="Send, deliver and teach test messages, too.")
-@click.option("--user", help="With --live: the Dovecot user who gets them.")
+@click.option("--user", metavar="USER", help="With --live: the Dovecot user who gets them.")
 @click.option(
     "--smtp",
     metavar="HOST:PORT",

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def lab() -> None:
-    """A private mail host on loopback, to try mailhooks without touching yours."""
+    """A private mail host on loopback, to try mailhooks without touching yours.
+
+    Needs root, and the programs of Postfix, Dovecot, Rspamd and Redis on this machine.
+    """
 
 
 @lab.command()
