@@ -112,11 +112,14 @@ packages test-packages:
 $(BIN)/python: | packages
 	$(PYTHON) -m venv $(VENV)
 
-# The wheel itself is what the demo and the tests run, never the source tree.
+# The wheel itself is what the demo and the tests run, never the source tree. Its manual
+# pages are made of the commands' help, so what these import is there before it is built.
 $(VENV)/.wheel: $(SOURCES) | $(BIN)/python
 	rm -rf build/wheel
-	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w build/wheel .
-	$(BIN)/python -m pip install -q --use-pep517 --disable-pip-version-check build/wheel/*.whl
+	$(BIN)/python -m pip install -q --use-pep517 --disable-pip-version-check $$($(BIN)/python -c \
+	    'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], *p["project"]["dependencies"])')
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
+	    -w build/wheel .
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall \
 	    build/wheel/*.whl
 	touch $@

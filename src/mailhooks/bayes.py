@@ -35,6 +35,16 @@ A user who is sure must be able to outvote the milter score both ways. Mailing
 lists go down to some -5 points, offers that somebody wants up to 15.
 """
 
+CAUTION: Final = 3.0
+"""Points that an opinion must be surer of spam by, where a user's own statistics know much.
+
+A good message in Junk is worse than spam in INBOX. Young statistics cannot afford it: they
+would abstain, and learn less.
+"""
+
+CAUTION_HALF: Final = 100
+"""Evidence of the user's own statistics at which half of that is asked for."""
+
 SUREST: Final = 5e-5
 """How near to 0 or 1 a probability counts: Rspamd prints no finer ones."""
 
@@ -83,11 +93,18 @@ def blend(own: Opinion | None, shared: Opinion | None) -> float | None:
     return 1 / (1 + math.exp(-logit))
 
 
-def points(probability: float | None) -> float:
-    """Points to add to the milter score: positive for spam, zero for None and one half."""
+def points(probability: float | None, own: Opinion | None = None) -> float:
+    """Points to add to the milter score: positive for spam, zero for None.
+
+    Args:
+        probability: of spam, blended.
+        own: the user's own statistics, whose evidence makes cautious.
+    """
     if probability is None:
         return 0.0
-    raw = POINTS_PER_LOGIT * _logit_of(probability)
+    evidence = own.evidence if own else 0
+    caution = CAUTION * evidence / (evidence + CAUTION_HALF)
+    raw = POINTS_PER_LOGIT * _logit_of(probability) - caution
     return max(-MOST_POINTS, min(MOST_POINTS, raw))
 
 

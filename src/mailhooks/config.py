@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import msgspec
 
+from mailhooks.acquaintance import MOST_SPAM
 from mailhooks.errors import ConfigError
 from mailhooks.lesson import (
     DEFAULT_SHARED_PREFIXES,
@@ -162,6 +163,8 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
         full_scan: whether mail without a verified milter score is scanned in
             full at delivery.
         full_scan_timeout_s: seconds after which such a scan is given up.
+        acquaintance_points: the most points that what a user said of a message's list and
+            sender before adds to the sum; 0 to leave it out.
     """
 
     threshold: float = 6.0
@@ -169,6 +172,7 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
     honour_action: bool = False
     full_scan: bool = True
     full_scan_timeout_s: float = 3.0
+    acquaintance_points: float = MOST_SPAM
 
     def threshold_of(self, user: str) -> float:
         """The threshold of a Dovecot user, given in lower case."""
@@ -631,6 +635,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "policy.threshold": _finite,
     "policy.thresholds": _thresholds,
     "policy.full_scan_timeout_s": _positive,
+    "policy.acquaintance_points": _not_negative,
     "learning.settle_s": _not_negative,
     "learning.delivery_settle_s": _not_negative,
     "learning.shared_agreement": _not_negative,

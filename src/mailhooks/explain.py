@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mailhooks.acquaintance import NoAcquaintance
 from mailhooks.bayes import points
 from mailhooks.message import content_digest, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoScan, Reason
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _HALVINGS = 40
 
-_BY_NUMBERS = frozenset({Reason.SUM, Reason.SCORE_ALONE})
+_BY_NUMBERS = frozenset({Reason.SUM, Reason.ACQUAINTANCE, Reason.SCORE_ALONE})
 _NOTHING_COUNTS = {
     Reason.ACTION: "Rspamd's own action decides, whatever the sum: see [policy] honour_action",
     Reason.PASSTHROUGH: "a module of Rspamd decided by itself, whatever the sum",
@@ -147,19 +148,21 @@ def turn(verdict: Verdict) -> Turn:
     return Turn(
         folder=folder,
         points=verdict.threshold - verdict.score,
-        probability=_probability(verdict.threshold - objective.score),
+        probability=_probability(
+            verdict.threshold - objective.score - verdict.acquaintance_points, opinions(verdict)[0]
+        ),
         threshold=verdict.score,
     )
 
 
-def _probability(missing: float) -> float | None:
+def _probability(missing: float, own: Opinion | None) -> float | None:
     """The least probability that is worth so many points; None if all are, or none is."""
     low, high = 0.0, 1.0
-    if points(low) >= missing or points(high) < missing:
+    if points(low, own) >= missing or points(high, own) < missing:
         return None
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if points(middle) >= missing else (middle, high)
+        low, high = (low, middle) if points(middle, own) >= missing else (middle, high)
     return high
 
 
@@ -245,6 +248,7 @@ class Explanation:
                 "points": None if opinion is None else opinion.score,
                 "reason": bayes.why.value if isinstance(bayes, NoBayes) else "",
             },
+            "acquaintance": _acquaintance_json(verdict),
             "score": verdict.score,
             "threshold": verdict.threshold,
             "folder": verdict.folder.value,
@@ -305,6 +309,28 @@ def _statistic_json(statistic: Statistic, opinion: Opinion | None) -> dict[str, 
     }
 
 
+def _acquaintance_json(verdict: Verdict) -> dict[str, Any] | None:
+    found = verdict.acquaintance
+    if found is None:
+        return None
+    if isinstance(found, NoAcquaintance):
+        return {"points": verdict.acquaintance_points, "reason": found.why.value, "known": []}
+    return {
+        "points": verdict.acquaintance_points,
+        "reason": "",
+        "known": [
+            {"kind": trait.kind.value, "name": trait.name, "points": past.points(trait.kind)}
+            | {
+                "said_spam": past.said_spam,
+                "said_ham": past.said_ham,
+                "left_junk": past.left_junk,
+                "left_inbox": past.left_inbox,
+            }
+            for trait, past in found.known
+        ],
+    }
+
+
 def _taught_json(taught: Taught | None) -> dict[str, Any] | None:
     if taught is None:
         return None
@@ -335,6 +361,7 @@ def decided_json(decided: Decided) -> dict[str, Any]:
         "shared": _opinion_json(decision.shared),
         "probability": decision.probability,
         "points": decision.points,
+        "acquaintance": decision.acquaintance,
         "score": decision.total,
         "threshold": decision.threshold,
         "queue_id": decision.queue_id,
@@ -367,4 +394,6 @@ def decision_text(decision: Decision) -> str:
         parts.append(f"bayes={decision.points:.2f} ({decision.probability:.1%})")
     else:
         parts.append(f"bayes=none ({decision.no_bayes})")
+    if decision.acquaintance:
+        parts.append(f"acquaintance={decision.acquaintance:.2f}")
     return " ".join(parts)

@@ -8,6 +8,8 @@ objective score             Bayes           verdict
 ==========================  ==============  ==========================================
 scored                      has an opinion  Junk if the sum reaches the threshold
 scored                      none            Junk if the score alone reaches it
+scored                      either, and the user has met the list or sender: their points
+                                            belong to the sum, see below
 scored, action add header   anything        Junk, with ``honour_action``
 passthrough, add header     anything        Junk: a module of Rspamd said so by itself
 passthrough, else           anything        INBOX: a module of Rspamd let it pass
@@ -15,7 +17,12 @@ skipped                     anything        INBOX: Rspamd was told not to judge 
 none, for any reason        anything        INBOX
 ==========================  ==============  ==========================================
 
-"Add header" stands for "rewrite subject" too. Without an objective score
+"Add header" stands for "rewrite subject" too. A user's acquaintance with list
+and sender (:mod:`mailhooks.acquaintance`) adds to the sum like Bayes, and what
+failed of the two speaks for the message as far as it might have spoken: where
+Bayes failed an acquaintance counts only for the message, and where the
+acquaintance failed its most points for the message are taken from Bayes', down
+to what the score says alone. Without an objective score
 nothing goes to Junk: a user's Bayes may well outvote that score, but when it is
 missing because something failed, it might have been the one thing that spoke
 for the message. And no verdict rejects: the message has been accepted long ago.
@@ -27,6 +34,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mailhooks.acquaintance import MOST_HAM, Acquaintance, NoAcquaintance
 from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ class Reason(enum.Enum):
     """Which row of the policy decided."""
 
     SUM = "score and Bayes"
+    ACQUAINTANCE = "score and acquaintance"
     SCORE_ALONE = "score alone"
     ACTION = "Rspamd's action"
     PASSTHROUGH = "passthrough"
@@ -117,6 +126,9 @@ class Verdict:
         scan: the full scan at delivery in its place, or why there was none; None
             if none was needed.
         bayes: Bayes' opinion, or why there is none.
+        acquaintance: what the user said of list and sender before, or why nobody knows; None if
+            it was not asked for, or the message has neither.
+        acquaintance_points: what that added to the sum.
     """
 
     folder: Folder
@@ -126,6 +138,8 @@ class Verdict:
     milter: MilterScore | NoScore
     scan: RspamdScore | NoScan | None
     bayes: Bayes | NoBayes
+    acquaintance: Acquaintance | NoAcquaintance | None = None
+    acquaintance_points: float = 0.0
 
     @property
     def objective(self) -> RspamdScore | None:
@@ -167,6 +181,11 @@ class Verdict:
                 else f"scan={self.scan.score:.2f}"
             )
         parts.append(_bayes_text(self.bayes))
+        if isinstance(self.acquaintance, NoAcquaintance):
+            why = self.acquaintance.why.value
+            parts.append(f"acquaintance={self.acquaintance_points:.2f} ({why})")
+        elif self.acquaintance is not None and self.acquaintance.known:
+            parts.append(f"acquaintance={self.acquaintance_points:.2f}")
         if self.reason in _RSPAMDS_OWN:
             parts.append(f"reason={self.reason.value}")
         return " ".join(parts)
@@ -179,6 +198,7 @@ def decide(
     *,
     scan: RspamdScore | NoScan | None = None,
     honour_action: bool = False,
+    acquaintance: Acquaintance | NoAcquaintance | None = None,
 ) -> Verdict:
     """Decide about one recipient's copy; the table at the top of this module.
 
@@ -188,11 +208,14 @@ def decide(
         threshold: points from which mail is junk.
         scan: a full scan at delivery; counts only without a milter score.
         honour_action: whether Rspamd's own "add header" is enough.
+        acquaintance: what the user said of list and sender before; None if nobody asked.
     """
     objective = _objective(milter, scan)
     total = objective.score if objective is not None else 0.0
     if isinstance(bayes, Bayes):
         total += bayes.score
+    known = _acquaintance_points(bayes, acquaintance)
+    total += known
     junk = False
     if objective is None:
         reason = Reason.NO_SCORE
@@ -204,7 +227,10 @@ def decide(
     elif honour_action and objective.action in JUNK_ACTIONS:
         reason, junk = Reason.ACTION, True
     else:
-        reason = Reason.SUM if isinstance(bayes, Bayes) else Reason.SCORE_ALONE
+        if isinstance(bayes, Bayes):
+            reason = Reason.SUM
+        else:
+            reason = Reason.ACQUAINTANCE if known else Reason.SCORE_ALONE
         junk = total >= threshold
     return Verdict(
         folder=Folder.JUNK if junk else Folder.INBOX,
@@ -214,7 +240,21 @@ def decide(
         milter=milter,
         scan=None if isinstance(milter, MilterScore) else scan,
         bayes=bayes,
+        acquaintance=acquaintance,
+        acquaintance_points=known,
     )
+
+
+def _acquaintance_points(
+    bayes: Bayes | NoBayes, acquaintance: Acquaintance | NoAcquaintance | None
+) -> float:
+    """What it adds; what failed counts as having spoken for the message."""
+    if isinstance(acquaintance, Acquaintance):
+        has_failed = isinstance(bayes, NoBayes) and bayes.why is not NoBayesWhy.NO_OPINION
+        return min(0.0, acquaintance.points) if has_failed else acquaintance.points
+    if acquaintance is None or isinstance(bayes, NoBayes):
+        return 0.0
+    return -min(MOST_HAM, max(0.0, bayes.score))
 
 
 def _objective(

@@ -28,7 +28,7 @@ ENOUGH_CORRECTIONS = 20
 HAM_WEIGHT = 5
 """A good message in Junk is as bad as so many spam messages in INBOX."""
 
-_BY_THRESHOLD = frozenset({Reason.SUM, Reason.SCORE_ALONE})
+_BY_THRESHOLD = frozenset({Reason.SUM, Reason.ACQUAINTANCE, Reason.SCORE_ALONE})
 
 
 @dataclass(frozen=True, slots=True)

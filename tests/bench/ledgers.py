@@ -16,6 +16,7 @@ from bench import load
 from bench.classify import opinion
 from bench.figures import Figure, alternate, quantile, same_work
 from bench.host import OURS, SENDER
+from mailhooks.acquaintance import Kind, Trait
 from mailhooks.dovecot import encode_request
 from mailhooks.lab.host import DOMAIN
 from mailhooks.lab.process import Server, unix_answers
@@ -69,6 +70,16 @@ def _digest(number: int) -> str:
     return hashlib.sha256(b"%d" % number).hexdigest()
 
 
+def _traits(digest: str) -> tuple[Trait, ...]:
+    """What some messages have in common, as in real mail."""
+    domain = f"{digest[:2]}.example"
+    return (
+        Trait(Kind.LIST, f"list{digest[:1]}.example"),
+        Trait(Kind.SENDER, f"{digest[:3]}@{domain}"),
+        Trait(Kind.DOMAIN, domain),
+    )
+
+
 def learning(
     folder: Path, watch: Watch, *, rows: int, users: int, rounds: int, learns: int
 ) -> Figure:
@@ -95,6 +106,7 @@ def learning(
                     outcome=Outcome.LEARNED,
                     origin="move",
                     time=time.time(),
+                    traits=_traits(digest),
                 )
             )
             ledger.end_attempt(digest[:40])

@@ -149,6 +149,22 @@ def test_an_upgrade_leaves_what_runs_renewed_and_mail_flowing() -> None:
     assert "Nothing to do" in run("mailhooks", "setup")
 
 
+def test_keys_are_rotated_while_mail_flows() -> None:
+    """In the order that docs/operating.md gives, no message goes without its milter score."""
+    old = json.loads(run("mailhooks", "key", "list", "--json"))[0]["key_id"]
+    run("mailhooks", "key", "rotate")
+    run("systemctl", "restart", "mailhooks")
+    run("mailhooks", "setup", "--apply")
+    run("systemctl", "restart", "mailhooks-milter")
+    wait("Rspamd answers", lambda: all(map(stock_host.listens, (11332, 11333, 11334))))
+    send("ann@localhost", "signed with the new key")
+    assert "milter=none" not in delivered("signed with the new key")
+    run("mailhooks", "key", "remove", old, "--yes")
+    run("systemctl", "restart", "mailhooks", "mailhooks-milter")
+    send("ann@localhost", "the old key is gone")
+    assert "milter=none" not in delivered("the old key is gone")
+
+
 def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
     """As docs/lmtp.md says, in its sandbox: the verdict is its own, where Sieve gives none."""
     Path("/etc/dovecot/conf.d/99-no-sieve.conf").write_text(

@@ -117,6 +117,47 @@ def test_a_verdict_is_explained_as_it_was_given_and_with_what_became_of_it(
     assert re.search(r"(?m)^ +corrected by the user as ham, ", text)
 
 
+def from_list(box: LetterBox, name: str, list_name: str) -> bytes:
+    raw = box.personal([f"{name}@mail.example"]).raw
+    return f"List-Id: A list <{list_name}>\r\n".encode() + raw
+
+
+def test_a_list_that_a_user_calls_spam_goes_to_junk_for_that_user_alone(
+    lab: Lab, people: list[str], box: LetterBox, tmp_path: Path
+) -> None:
+    """Its words are those of good mail: only who said what about the list tells it apart."""
+    name, other = people[:2]
+    user = lab.users[name].address
+    list_name = f"tiresome.{name}.example"
+    copy = delivered(lab, name, from_list(box, name, list_name))
+    assert copy.folder == "INBOX", status(copy.raw)
+    lab.mailbox(name).move([copy.uid], "INBOX", "Junk")
+    lab.wait("learned", lambda: lab.learns(name) == (1, 0))
+    lab.wait("written down", lambda: lab.waiting_samples() == 0)
+    raw = from_list(box, name, list_name)
+    lab.send(raw, [name, other])
+    copy, others = (lab.mailbox(each).wait_for(message_id(raw)) for each in (name, other))
+    assert (copy.folder, others.folder) == ("Junk", "INBOX"), status(copy.raw)
+    lab.wait("the decision is in the ledger", lambda: bool(decided(lab, name, copy.raw)))
+    found = explained(lab, copy.raw, "--user", user)
+    assert (found["reason"], found["status"]) == ("score and acquaintance", status(copy.raw))
+    (known,) = (it for it in found["acquaintance"]["known"] if it["kind"] == "list")
+    assert (known["name"], known["said_spam"], known["left_junk"]) == (list_name, 1, 0)
+    (decision,) = found["decisions"]
+    assert decision["acquaintance"] == pytest.approx(found["acquaintance"]["points"])
+    text = run(lab, "explain", "-", "--user", user, given=copy.raw)
+    assert re.search(rf"list {re.escape(list_name)}: 1 called spam, 0 good", text)
+
+    # What is taught by hand counts, too: the user thinks better of it.
+    for number in range(4):
+        path = tmp_path / f"{number}.eml"
+        path.write_bytes(from_list(box, name, list_name))
+    run(lab, "learn", "ham", "--user", user, str(tmp_path))
+    again = explained(lab, copy.raw, "--user", user)
+    assert again["folder"] == "inbox"
+    assert again["acquaintance"]["points"] < 0
+
+
 def test_a_message_that_was_never_delivered_is_explained_for_whoever_is_named(
     lab: Lab, people: list[str], newsletter: bytes, taste: Train, tmp_path: Path
 ) -> None:

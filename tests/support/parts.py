@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import corpus
 from delivered import status
 
+from mailhooks.acquaintance import MOST_HAM, MOST_SPAM
 from mailhooks.bayes import Opinion, blend, points
 from mailhooks.errors import LabError
 from mailhooks.lab.host import DOMAIN
@@ -134,6 +135,7 @@ _LINE = re.compile(
     r"(?P<yes>Yes|No), score=(?P<score>-?[\d.]+) required=6\.00 milter=(?P<milter>-?[\d.]+)"
     r" bayes=(?:none \(no opinion\)|(?P<points>-?[\d.]+)"
     r" \((?P<blend>[\d.]+)%, own (?P<own>[\d.]+%|silent), shared (?P<shared>[\d.]+%|silent)\))"
+    r"(?: acquaintance=(?P<known>-?[\d.]+))?"
 )
 
 
@@ -154,10 +156,14 @@ async def _problem(
     said = _LINE.fullmatch(line)
     if found is None or said is None:
         return f"odd: {carried!r}"
-    score, milter, added = (float(said[part] or 0) for part in ("score", "milter", "points"))
+    score, milter, added, known = (
+        float(said[part] or 0) for part in ("score", "milter", "points", "known")
+    )
     is_junk = score >= THRESHOLD
-    if abs(milter - float(found[1])) > ROUNDED or abs(score - milter - added) > 2 * ROUNDED:
+    if abs(milter - float(found[1])) > ROUNDED or abs(score - milter - added - known) > 3 * ROUNDED:
         return f"carried {found[1]!r}, and no sum"
+    if not -MOST_HAM <= known <= MOST_SPAM:
+        return "too much of an acquaintance"
     if (said["yes"] == "Yes", folder) != (is_junk, "Junk" if is_junk else "INBOX"):
         return "not the folder of this score"
     for _ in range(SCANS):
@@ -169,7 +175,7 @@ async def _problem(
         if [_shown(opinion) for opinion in opinions] == [said["own"], said["shared"]]:
             # The line rounds to tenths of a percent; more spam is never fewer points.
             least, most = (
-                points(blend(*(_moved(opinion, by) for opinion in opinions)))
+                points(blend(*(_moved(opinion, by) for opinion in opinions)), opinions[0])
                 for by in (-HALF_A_TENTH, HALF_A_TENTH)
             )
             if least - ROUNDED <= added <= most + ROUNDED:

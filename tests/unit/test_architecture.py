@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors", "hooks"},
     {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
-    | {"readable", "doveconf"},
+    | {"readable", "doveconf", "acquaintance"},
     {"score", "source", "setup", "bayes"},
     {
         "policy",
@@ -39,16 +39,8 @@ RANKS = (
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 # Pure parts touch neither sockets nor files.
 PURE = {
-    "message",
-    "lesson",
-    "doveconf",
-    "retry",
-    "score",
-    "policy",
-    "bayes",
-    "training",
-    "explain",
-    "tune",
+    *("message", "lesson", "doveconf", "retry", "score", "policy", "bayes", "acquaintance"),
+    *("training", "explain", "tune"),
 }
 IMPURE_MODULES = {"asyncio", "socket", "os", "aiohttp", "pathlib", "subprocess", "Milter"}
 

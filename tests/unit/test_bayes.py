@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailhooks.bayes import MOST_POINTS, Opinion, blend, own_weight, points
+from mailhooks.bayes import CAUTION, MOST_POINTS, Opinion, blend, own_weight, points
 
 PROBABILITIES = st.floats(0, 1)
 COUNTS = st.integers(-5, 10_000)
@@ -56,6 +56,13 @@ def test_the_shared_opinion_fades_and_never_jumps() -> None:
     assert max(steps) < 0.3
     assert blends[-1] is not None
     assert blends[-1] < 0.02
+
+
+def test_experience_makes_cautious() -> None:
+    """The more a user's own statistics know, the surer they must be; what is sure stays so."""
+    young, old = Opinion(0.8, 3, 3), Opinion(0.8, 2000, 2000)
+    assert points(0.8) > points(0.8, young) > points(0.8, old) > points(0.8) - CAUTION
+    assert points(0.9999, old) == MOST_POINTS
 
 
 @given(PROBABILITIES, PROBABILITIES)

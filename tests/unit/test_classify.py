@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from mailhooks.acquaintance import Kind, Past, Trait, traits_of
 from mailhooks.bayes import Opinion, blend, points
 from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
+from mailhooks.daemon.acquaintances import Acquaintances
 from mailhooks.daemon.classify import SMALL_BYTES, Classifier
 from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall
-from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
+from mailhooks.errors import LedgerError, RspamdMisconfigured, RspamdUnavailable
 from mailhooks.keys import KeyRing, new_key
+from mailhooks.ledger import Answer, Outcome, SqliteLedger
 from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.message import content_digest, identity, read_header
 from mailhooks.policy import Folder
@@ -24,7 +29,7 @@ from mailhooks.rspamd.results import Symbol
 from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mailhooks.ledger import Decision
 
@@ -85,6 +90,7 @@ async def answer(
     message: bytes,
     sender: str = "a@x",
     note: Callable[[Decision], None] = lambda _: None,
+    acquaintances: Acquaintances | None = None,
     **policy: Any,
 ) -> list[str]:
     """The three words of the answer."""
@@ -101,6 +107,7 @@ async def answer(
         mail_uids=frozenset({1}),
         shared=True,
         note=note,
+        acquaintances=acquaintances,
     )
     env = {"USER": "Ann@x.example", "SENDER": sender, "RECIPIENT": "ann+list@x.example"}
     now = asyncio.get_running_loop().time()
@@ -112,6 +119,103 @@ async def answer(
         )
     finally:
         weights.close()
+
+
+class Shut(SqliteLedger):
+    """A ledger that cannot be read."""
+
+    def past(self, *_: object, **__: object) -> dict[Trait, Past]:
+        raise LedgerError("ledger x: is shut")
+
+
+class Slow(SqliteLedger):
+    """A ledger whose disk takes its time, until somebody lets it go on."""
+
+    go_on = threading.Event()
+
+    def past(self, *arguments: Any, **options: Any) -> dict[Trait, Past]:
+        assert self.go_on.wait(60)
+        return super().past(*arguments, **options)
+
+
+async def test_what_the_user_said_of_a_sender_counts_and_is_noted(rspamd: FakeRspamd) -> None:
+    """It is a part of the sum, in the line and in the ledger; the next message is counted."""
+    said = [
+        Answer(
+            user="ann@x.example",
+            digest=str(number),
+            lesson=Lesson.SPAM,
+            outcome=Outcome.LEARNED,
+            origin="move",
+            time=1.0,
+            traits=traits_of(read_header(BARE)),
+        )
+        for number in range(9)
+    ]
+    noted: list[Decision] = []
+    ledger = SqliteLedger(":memory:")
+    ledger.record(*said)
+    known = Past(said_spam=9).points(Kind.SENDER) + Past(said_spam=9).points(Kind.DOMAIN)
+    with closing(Acquaintances(lambda: ledger)) as acquaintances:
+        folder, _, status = await answer(
+            rspamd, carried(1.0), note=noted.append, acquaintances=acquaintances
+        )
+        off = await answer(
+            rspamd, carried(1.0), acquaintances=acquaintances, acquaintance_points=0.0
+        )
+        few = await answer(
+            rspamd, carried(1.0), acquaintances=acquaintances, acquaintance_points=2.0
+        )
+    assert folder == "junk"
+    assert status.endswith(f" bayes=none (no opinion) acquaintance={known:.2f}")
+    (decision,) = noted
+    assert decision.acquaintance == pytest.approx(known)
+    assert decision.total == pytest.approx(1 + known)
+    assert decision.traits == traits_of(read_header(BARE))
+    assert off[0] == "inbox"
+    assert "acquaintance" not in off[2]
+    assert few[2].startswith("No, score=3.00 ")
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Shut, "unavailable"), (Slow, "deadline")])
+async def test_a_ledger_that_does_not_answer_condemns_nothing(
+    rspamd: FakeRspamd,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[SqliteLedger],
+    why: str,
+) -> None:
+    """It might have spoken for the message: as much is taken from what Bayes has against it."""
+    monkeypatch.setattr("mailhooks.daemon.judge.ACQUAINTANCE_SHARE", 0.01)
+    rspamd.opinions = BayesOpinion(8.0, 0.75), None
+    Slow.go_on.clear()
+    with closing(Acquaintances(lambda: kind(":memory:"))) as acquaintances:
+        without = await answer(rspamd, carried(3.0))
+        folder, _, status = await answer(rspamd, carried(3.0), acquaintances=acquaintances)
+        Slow.go_on.set()
+    assert without[0] == "junk"
+    assert folder == "inbox"
+    assert status.endswith(f" acquaintance=-3.00 ({why})")
+
+
+async def test_a_ledger_that_comes_back_is_asked_again(rspamd: FakeRspamd) -> None:
+    """What failed to open is opened for the next message."""
+    ledgers: Iterator[SqliteLedger | LedgerError] = iter(
+        [LedgerError("ledger x: is away"), SqliteLedger(":memory:")]
+    )
+
+    def opened() -> SqliteLedger:
+        ledger = next(ledgers)
+        if isinstance(ledger, LedgerError):
+            raise ledger
+        assert isinstance(ledger, SqliteLedger)
+        return ledger
+
+    with closing(Acquaintances(opened)) as acquaintances:
+        lines = [
+            (await answer(rspamd, carried(1.0), acquaintances=acquaintances))[2] for _ in range(2)
+        ]
+    assert lines[0].endswith("acquaintance=0.00 (unavailable)")
+    assert "acquaintance" not in lines[1]
 
 
 async def test_both_opinions_are_blended_by_what_they_learned(rspamd: FakeRspamd) -> None:

@@ -55,7 +55,7 @@ def test_every_section_is_read() -> None:
             "[policy]\nx = 1\n",
             (
                 "policy.x: no such setting; known: threshold, thresholds, honour_action, full_scan,"
-                " full_scan_timeout_s"
+                " full_scan_timeout_s, acquaintance_points"
             ),
         ),
         (

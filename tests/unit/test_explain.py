@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -16,11 +17,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailhooks.acquaintance import Acquaintance, Kind, Trait
 from mailhooks.bayes import Opinion, points
 from mailhooks.cli import main
 from mailhooks.config import ScoreSettings
 from mailhooks.explain import carried, turn
 from mailhooks.keys import Key, KeyRing, format_keys
+from mailhooks.ledger import Answer, Outcome, SqliteLedger
+from mailhooks.lesson import Lesson
 from mailhooks.message import identity, normal_address, read_header
 from mailhooks.policy import Bayes, Folder, NoBayes, NoBayesWhy, decide
 from mailhooks.rspamd import BayesOpinion, RspamdClient
@@ -96,16 +100,20 @@ def test_a_score_that_expired_since_counts_for_a_delivered_message_only() -> Non
     score=st.floats(-20, 20),
     threshold=st.floats(1, 15),
     probability=st.none() | st.floats(0, 1),
+    known=st.floats(-3, 20),
 )
 def test_what_would_turn_a_verdict_round_does(
-    score: float, threshold: float, probability: float | None
+    score: float, threshold: float, probability: float | None, known: float
 ) -> None:
     """Just as much of it turns the verdict round, and a little less does not."""
     bayes: Bayes | NoBayes = NoBayes(NoBayesWhy.NO_OPINION)
+    own = None
     if probability is not None:
-        bayes = Bayes(points(probability), probability, own=Opinion(probability, 9, 9))
+        own = Opinion(probability, 900, 900)
+        bayes = Bayes(points(probability, own), probability, own=own)
     milter = replace(SCORE, score=score)
-    verdict = decide(milter, bayes, threshold)
+    decided = functools.partial(decide, threshold=threshold, acquaintance=Acquaintance(known))
+    verdict = decided(milter, bayes)
     found = turn(verdict)
     assert found.folder is not verdict.folder
     assert found.points is not None
@@ -113,16 +121,14 @@ def test_what_would_turn_a_verdict_round_does(
     little = 0.0001
     for more, folder in ((little, Folder.JUNK), (-little, Folder.INBOX)):
         moved = replace(milter, score=score + found.points + more)
-        assert decide(moved, bayes, threshold).folder is folder
-        assert decide(milter, bayes, found.threshold - more).folder is folder
+        assert decided(moved, bayes).folder is folder
+        assert decided(milter, bayes, threshold=found.threshold - more).folder is folder
         if found.probability is not None and 0 <= found.probability + more <= 1:
             there = found.probability + more
-            told = Bayes(points(there), there)
-            assert decide(milter, told, threshold).folder is folder
+            told = Bayes(points(there, own), there)
+            assert decided(milter, told).folder is folder
     if found.probability is None:
-        folders = {
-            decide(milter, Bayes(points(each), each), threshold).folder for each in (0.0, 1.0)
-        }
+        folders = {decided(milter, Bayes(points(each, own), each)).folder for each in (0.0, 1.0)}
         assert len(folders) == 1
 
 
@@ -183,6 +189,36 @@ def test_what_is_known_is_explained_in_plain_lines(settings: Path) -> None:
     assert "missing:      ledger" in result.stdout
 
 
+def test_an_acquaintance_is_explained_by_what_the_user_did(settings: Path) -> None:
+    """Each known trait with its points; a name that could write to a terminal is made harmless."""
+    list_trait = Trait(Kind.LIST, "tiresome.example\x1b[2j")
+    with contextlib.closing(SqliteLedger(settings.parent / "ledger.sqlite")) as ledger:
+        for number in range(3):
+            ledger.record(
+                Answer(
+                    user="ann@example.org",
+                    digest=str(number),
+                    lesson=Lesson.SPAM,
+                    outcome=Outcome.REFUSED,
+                    origin="move",
+                    time=1.0,
+                    traits=(list_trait,),
+                )
+            )
+    mail = b"List-Id: <tiresome.example\x1b[2J>\r\n"
+    raw = DELIVERED + mail + signed(replace(SCORE, time=int(time.time())))
+    lines = run(settings, "-", given=raw).stdout
+    # Without Bayes nothing counts against the message, and the explanation says so.
+    assert "acquaintance: +0.00 points" in lines
+    assert (
+        "+15.57  list tiresome.example\N{REPLACEMENT CHARACTER}[2j: 3 called spam, 0 good" in lines
+    )
+    found = json.loads(run(settings, "-", "--json", given=raw).stdout)["acquaintance"]
+    assert found["points"] == 0.0
+    (known,) = found["known"]
+    assert known.items() >= {"kind": "list", "said_spam": 3, "left_inbox": 0}.items()
+
+
 @pytest.mark.parametrize("probability", [None, 0.25])
 @pytest.mark.parametrize("as_json", [True, False])
 def test_statistics_that_are_silent_are_called_so(
@@ -216,8 +252,8 @@ def test_json_is_one_document_with_every_part(settings: Path) -> None:
     found = json.loads(run(settings, "-", "--json", given=raw).stdout)
     assert list(found) == [
         *("user", "user_from", "message_id", "digest", "queue_id", "sender", "delivered"),
-        *("delivered_status", "carried", "scan", "bayes", "score", "threshold", "folder"),
-        *("reason", "confidence", "status", "turn", "decisions", "taught", "missing"),
+        *("delivered_status", "carried", "scan", "bayes", "acquaintance", "score", "threshold"),
+        *("folder", "reason", "confidence", "status", "turn", "decisions", "taught", "missing"),
     ]
     assert found["carried"] == {
         "valid": True,

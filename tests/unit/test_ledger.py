@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from mailhooks.acquaintance import Kind, Past, Trait
 from mailhooks.bayes import Opinion
 from mailhooks.errors import LedgerError
 from mailhooks.ledger import (
@@ -98,6 +99,7 @@ def answer(
     time: float = 0.0,
     detail: str = "",
     origin: str = "move",
+    traits: tuple[Trait, ...] = (),
 ) -> Answer:
     return Answer(
         user=user,
@@ -107,11 +109,17 @@ def answer(
         origin=origin,
         time=time,
         detail=detail,
+        traits=traits,
     )
 
 
 def decision(
-    folder: Folder = Folder.INBOX, *, user: str = "ann", digest: str = "d1", time: float = 0.0
+    folder: Folder = Folder.INBOX,
+    *,
+    user: str = "ann",
+    digest: str = "d1",
+    time: float = 0.0,
+    traits: tuple[Trait, ...] = (),
 ) -> Decision:
     return Decision(
         user=user,
@@ -126,6 +134,8 @@ def decision(
         probability=0.9,
         own=Opinion(0.9, 201, 340),
         queue_id="4XyZ1234abcd",
+        acquaintance=-1.5,
+        traits=traits,
     )
 
 
@@ -489,6 +499,79 @@ def test_decisions_are_forgotten_with_their_user_and_pruned_by_age(ledger: Ledge
     assert ledger.decisions("ann") == []
     assert ledger.prune(20.0) == 0
     assert [each.decision.time for each in ledger.decisions("bob")] == [20.0]
+
+
+# Acquaintances
+
+LIST, SENDER = Trait(Kind.LIST, "a.example"), Trait(Kind.SENDER, "b@b.example")
+BOTH = (LIST, SENDER)
+
+
+def test_a_message_counts_for_its_traits_as_what_the_user_said_of_it_last(ledger: Ledger) -> None:
+    """Left in INBOX, then called spam, then ham: one message, counted once."""
+    ledger.decide(decision(traits=BOTH))
+    assert ledger.past("ann", BOTH) == dict.fromkeys(BOTH, Past(left_inbox=1))
+    ledger.record(answer(SPAM, traits=BOTH))
+    ledger.record(answer(SPAM, ALREADY, traits=BOTH))
+    assert ledger.past("ann", [LIST]) == {LIST: Past(said_spam=1)}
+    ledger.record(answer(HAM, REFUSED, traits=BOTH))
+    assert ledger.past("ann", BOTH) == dict.fromkeys(BOTH, Past(said_ham=1))
+    ledger.decide(decision(Folder.JUNK, traits=BOTH), decision(digest="d2", traits=(LIST,)))
+    assert ledger.past("ann", BOTH) == {LIST: Past(0, 1, 0, 1), SENDER: Past(said_ham=1)}
+
+
+def test_a_message_judged_again_is_no_acquaintance_of_its_own(ledger: Ledger) -> None:
+    """Where it was left says nothing of itself; what the user said of it does."""
+    ledger.decide(decision(traits=BOTH), decision(digest="d2", traits=(LIST,)))
+    assert ledger.past("ann", BOTH, digest="d1") == {LIST: Past(left_inbox=1), SENDER: Past()}
+    ledger.record(answer(SPAM, traits=BOTH))
+    assert ledger.past("ann", [SENDER], digest="d1") == {SENDER: Past(said_spam=1)}
+
+
+def test_what_a_delivery_taught_by_itself_is_nobodys_word(ledger: Ledger) -> None:
+    """It counts as left where it was delivered, which it was."""
+    ledger.decide(decision(traits=BOTH))
+    ledger.record(answer(HAM, origin=DELIVERY, traits=BOTH))
+    assert ledger.past("ann", BOTH) == dict.fromkeys(BOTH, Past(left_inbox=1))
+
+
+def test_nobody_is_known_to_another_user_or_as_something_else(ledger: Ledger) -> None:
+    """Each user has acquaintances of their own, and a list is no sender of that name."""
+    ledger.record(answer(traits=(LIST,)))
+    assert ledger.past("bob", BOTH) == {}
+    assert ledger.past("ann", [Trait(Kind.DOMAIN, LIST.name), SENDER]) == {}
+    assert ledger.past("ann", []) == {}
+
+
+def test_acquaintances_are_forgotten_with_message_user_and_age(ledger: Ledger) -> None:
+    """A forgotten message is taken back; a list lasts as long as it writes."""
+    ledger.record(answer(time=10.0, traits=BOTH), answer(digest="d2", time=10.0, traits=(LIST,)))
+    ledger.forget_message("ann", "d1")
+    assert ledger.past("ann", [LIST]) == {LIST: Past(said_spam=1)}
+    ledger.decide(decision(digest="d3", time=20 * 86400.0, traits=(LIST,)))
+    ledger.prune(19 * 86400.0)
+    assert ledger.past("ann", BOTH) == {LIST: Past(said_spam=1, left_inbox=1)}
+    ledger.record(answer(user="bob", traits=(LIST,)))
+    ledger.forget("ann")
+    assert ledger.past("ann", BOTH) == {}
+    assert ledger.past("bob", BOTH) == {LIST: Past(said_spam=1)}
+
+
+def test_the_file_names_no_list_and_no_sender(path: Path) -> None:
+    """Hashes only, under a secret that no other ledger has."""
+    for name in ("one", "two"):
+        with closing(SqliteLedger(path.with_name(name))) as ledger:
+            ledger.record(answer(traits=BOTH))
+            ledger.decide(decision(digest="d2", traits=BOTH))
+    hashes = []
+    for name in ("one", "two"):
+        content = path.with_name(name).read_bytes()
+        assert b"a.example" not in content
+        assert b"b.example" not in content
+        with connect(path.with_name(name)) as db:
+            hashes.append({row[0] for row in db.execute("SELECT trait FROM past")})
+    assert [len(each) for each in hashes] == [2, 2]
+    assert not hashes[0] & hashes[1]
 
 
 # Forgetting

@@ -6,6 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailhooks.acquaintance import (
+    MOST_HAM,
+    MOST_SPAM,
+    Acquaintance,
+    Kind,
+    NoAcquaintance,
+    NoAcquaintanceWhy,
+    Past,
+    Trait,
+)
 from mailhooks.bayes import Opinion
 from mailhooks.policy import (
     JUNK_ACTIONS,
@@ -53,6 +63,7 @@ own_opinions = st.none() | st.builds(
 opinions = st.builds(Bayes, scores, st.floats(0, 1), own_opinions, own_opinions) | st.builds(
     NoBayes, st.sampled_from(NoBayesWhy)
 )
+acquaintances = st.builds(Acquaintance, st.floats(-MOST_HAM, MOST_SPAM))
 
 
 @pytest.mark.parametrize(
@@ -182,16 +193,63 @@ def test_a_failure_of_bayes_condemns_nothing_that_a_neutral_bayes_would_not(
     assert decided(bayes).folder in (Folder.INBOX, Folder.JUNK)
 
 
-@given(milters, scans, opinions, scores, st.booleans())
+@given(milters, scans, opinions, acquaintances, scores, st.booleans())
+def test_what_failed_condemns_nothing_whatever_it_might_have_said(
+    carried: MilterScore | NoScore,
+    scanned: RspamdScore | NoScan | None,
+    bayes: Bayes | NoBayes,
+    known: Acquaintance,
+    threshold: float,
+    honour: bool,
+) -> None:
+    """Junk is then what every answer would have come to, or what the score alone says."""
+    decided = functools.partial(
+        decide, carried, threshold=threshold, scan=scanned, honour_action=honour
+    )
+    alone = decided(NoBayes(NoBayesWhy.UNAVAILABLE)).folder
+    for why in NoAcquaintanceWhy:
+        lost = decided(bayes, acquaintance=NoAcquaintance(why)).folder
+        assert Folder.INBOX in (lost, alone) or lost is alone
+        if lost is Folder.JUNK is not alone:
+            assert decided(bayes, acquaintance=known).folder is Folder.JUNK
+    for failure in (NoBayesWhy.UNAVAILABLE, NoBayesWhy.DEADLINE):
+        if decided(NoBayes(failure), acquaintance=known).folder is Folder.JUNK:
+            assert alone is Folder.JUNK
+
+
+def test_an_acquaintance_is_a_part_of_the_sum() -> None:
+    """It turns verdicts round both ways, with and without an opinion of Bayes."""
+    met = Past(said_spam=1)
+    known = Acquaintance(8.0, ((Trait(Kind.LIST, "a.example"), met),))
+    verdict = decide(milter(1.0), Bayes(-2.0, 0.4), 6.0, acquaintance=known)
+    assert verdict.folder is Folder.JUNK
+    assert verdict.status() == (
+        "Yes, score=7.00 required=6.00 milter=1.00 bayes=-2.00 (40.0%) acquaintance=8.00"
+    )
+    silent = decide(milter(1.0), NoBayes(NoBayesWhy.NO_OPINION), 6.0, acquaintance=known)
+    assert (silent.folder, silent.reason) == (Folder.JUNK, Reason.ACQUAINTANCE)
+    good = decide(milter(7.0), Bayes(0.5, 0.5), 6.0, acquaintance=Acquaintance(-3.0))
+    assert good.folder is Folder.INBOX
+    lost = NoAcquaintance(NoAcquaintanceWhy.UNAVAILABLE)
+    assert decide(milter(1.0), Bayes(6.0, 0.8), 6.0, acquaintance=lost).status() == (
+        "No, score=4.00 required=6.00 milter=1.00 bayes=6.00 (80.0%)"
+        " acquaintance=-3.00 (unavailable)"
+    )
+
+
+@given(milters, scans, opinions, acquaintances, scores, st.booleans())
 def test_the_status_is_one_ascii_line_and_the_confidence_a_share(
     carried: MilterScore | NoScore,
     scanned: RspamdScore | NoScan | None,
     bayes: Bayes | NoBayes,
+    known: Acquaintance,
     threshold: float,
     honour: bool,
 ) -> None:
     """The line goes into a header and into Sieve: nothing in it may break either."""
-    verdict = decide(carried, bayes, threshold, scan=scanned, honour_action=honour)
+    verdict = decide(
+        carried, bayes, threshold, scan=scanned, honour_action=honour, acquaintance=known
+    )
     status = verdict.status()
     assert status.isascii()
     assert "\n" not in status

@@ -26,10 +26,25 @@ EXIT_INCOMPLETE = 1
 EXIT_INTERRUPTED = 130
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SENTENCE_CHARS = 300
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+class Group(click.Group):
+    """A group whose help says of each command all of its first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                rows.append((name, command.get_short_help_str(limit=_SENTENCE_CHARS)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def user_name(value: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mailhooks.acquaintance import NoAcquaintance
 from mailhooks.cli import common
 from mailhooks.errors import LedgerError, SourceError, StatisticsError
 from mailhooks.explain import (
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from mailhooks.score import RspamdScore
     from mailhooks.statistics import Learned
 
-ASKED = ("mailhooks.classify", "mailhooks.weights")
+ASKED = ("mailhooks.classify", "mailhooks.weights", "mailhooks.acquaintances")
 """Who says in the log of a delivery what it had to do without."""
 
 
@@ -101,9 +102,11 @@ def _message(path: str, most_bytes: int) -> bytes:
 
 
 async def _explained(settings: Settings, message: bytes, user: str | None) -> Explanation:
+    from mailhooks.daemon.acquaintances import Acquaintances
     from mailhooks.daemon.judge import Judge
     from mailhooks.daemon.service import weights_in
     from mailhooks.keys import load_keys
+    from mailhooks.ledger import SqliteLedger
     from mailhooks.rspamd import RspamdClient
 
     keys = load_keys(settings.score.key_file)
@@ -114,6 +117,9 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
     missing: list[str] = []
     own, shared = _statistics(settings, name, missing)
     weights = weights_in(settings.redis)
+    # To look into the ledger must not make one.
+    path = settings.learning.ledger_file
+    acquaintances = Acquaintances(lambda: SqliteLedger(path)) if path.exists() else None
     try:
         async with RspamdClient(
             scan_url=settings.rspamd.scan_url,
@@ -123,19 +129,27 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
         ) as rspamd:
             with _what_is_missing(missing):
                 judge = Judge(
-                    rspamd, weights, settings.policy, shared=bool(settings.rspamd.shared_classifier)
+                    rspamd,
+                    weights,
+                    settings.policy,
+                    shared=bool(settings.rspamd.shared_classifier),
+                    acquaintances=acquaintances,
                 )
                 verdict = await judge.verdict(
                     message,
                     name,
                     brought.score,
                     judge.bayes(message, name, settings.daemon.deadline_s),
+                    header=read_header(message),
                     sender=brought.sender,
                     recipient=name,
                     timeout_s=settings.daemon.deadline_s,
+                    judged=brought.digest,
                 )
     finally:
         weights.close()
+        if acquaintances is not None:
+            acquaintances.close()
     decisions, taught = _ledger(settings, name, brought, missing)
     return Explanation(
         user=name,
@@ -256,6 +270,7 @@ def _rows(explanation: Explanation) -> Iterator[Row]:
     )
     yield from _carried_rows(brought, verdict)
     yield from _bayes_rows(explanation)
+    yield from _acquaintance_rows(verdict)
     yield "threshold", f"{verdict.threshold:.2f}"
     yield "verdict", f"{_name(verdict.folder)}: {_reasoning(verdict)}"
     yield _turn_name(verdict), _turn_text(verdict)
@@ -305,6 +320,27 @@ def _bayes_rows(explanation: Explanation) -> Iterator[Row]:
         yield "blend" if both else "Bayes", text
 
 
+def _acquaintance_rows(verdict: Verdict) -> Iterator[Row]:
+    found = verdict.acquaintance
+    if found is None:
+        return
+    if isinstance(found, NoAcquaintance):
+        yield "acquaintance", f"{found.why.value}, {verdict.acquaintance_points:+.2f} points"
+        return
+    if not found.known:
+        yield "acquaintance", "none with list or sender"
+        return
+    yield "acquaintance", f"{verdict.acquaintance_points:+.2f} points"
+    for trait, past in found.known:
+        name = f"{past.points(trait.kind):+7.2f}  {trait.kind.value} {_printable(trait.name)}"
+        yield "", f"{name}: {past.said_spam} called spam, {past.said_ham} good"
+        yield "", f"{'':9}left in Junk {past.left_junk}, in INBOX {past.left_inbox}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def _statistic_text(statistic: Statistic, opinion: Opinion | None, no_opinion: str) -> str:
     probability = None if opinion is None else opinion.probability
     said = no_opinion if probability is None else f"{probability:.1%} spam"
@@ -319,6 +355,8 @@ def _reasoning(verdict: Verdict) -> str:
     if objective is None or turn(verdict).remark:
         return verdict.reason.value
     points = f" {verdict.bayes.score:+.2f}" if isinstance(verdict.bayes, Bayes) else ""
+    if verdict.acquaintance_points:
+        points += f" {verdict.acquaintance_points:+.2f}"
     sign = ">=" if verdict.folder is Folder.JUNK else "<"
     return f"{objective.score:.2f}{points} = {verdict.score:.2f} {sign} {verdict.threshold:.2f}"
 

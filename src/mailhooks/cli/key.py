@@ -41,7 +41,7 @@ rspamd_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=common.Group)
 def key() -> None:
     """List, rotate, add and remove the secrets that sign carried scores.
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mailhooks.cli import common
 from mailhooks.errors import LabError
 from mailhooks.lab import Lab
 from mailhooks.lab import demo as story
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-@click.group()
+@click.group(cls=common.Group)
 def lab() -> None:
     """A private mail host on loopback, to try mailhooks without touching yours.
 

@@ -48,7 +48,7 @@ class _Unavailable(click.ClickException):
     exit_code = 3
 
 
-class Commands(click.Group):
+class Commands(common.Group):
     """Shows what went wrong without a traceback, with an exit status that says of what kind."""
 
     def invoke(self, ctx: click.Context) -> object:

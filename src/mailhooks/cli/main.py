@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mailhooks import __version__
+from mailhooks.cli import common
 from mailhooks.config import DEFAULT_PATH
 from mailhooks.errors import MailhooksError
 
@@ -36,7 +37,7 @@ MODULE_OF = {
 """Where each command is; only the one that runs is imported, since some need much."""
 
 
-class Commands(click.Group):
+class Commands(common.Group):
     """Shows what went wrong in one line, without a traceback, and exits with 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

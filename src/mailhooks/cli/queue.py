@@ -18,7 +18,7 @@ WAITING, SET_ASIDE = "waiting", "set aside"
 all_option = click.option("--all", "everything", is_flag=True, help="Every sample set aside.")
 
 
-@click.group()
+@click.group(cls=common.Group)
 def queue() -> None:
     """Samples that wait to be learned, and those set aside because they could not be."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
+from mailhooks.acquaintance import Acquaintance, NoAcquaintance, NoAcquaintanceWhy, traits_of
 from mailhooks.daemon.judge import Judge
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import SpoolError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailhooks.config import LearningSettings, PolicySettings, ScoreSettings
+    from mailhooks.daemon.acquaintances import Acquaintances
     from mailhooks.daemon.samples import Samples
     from mailhooks.daemon.weights import Weights
     from mailhooks.dovecot import ScriptCall
@@ -77,6 +79,11 @@ BAYES = Counter(
     "Bayes asked for at delivery: an opinion, or why there is none.",
     ["result"],
 )
+ACQUAINTANCES = Counter(
+    "mailhooks_acquaintances_total",
+    "Lists and senders looked up at delivery: known to the user or not, or why nobody knows.",
+    ["result"],
+)
 OBJECTIVE = Histogram(
     "mailhooks_objective_score",
     "Rspamd's score without Bayes: carried, or of a full scan at delivery.",
@@ -102,6 +109,8 @@ for _result in ("made", *(why.value for why in NoScanWhy)):
     SCANS.labels(_result)
 for _result in ("opinion", *(why.value for why in NoBayesWhy)):
     BAYES.labels(_result)
+for _result in ("known", "unknown", *(why.value for why in NoAcquaintanceWhy)):
+    ACQUAINTANCES.labels(_result)
 
 
 class Classifier:
@@ -120,6 +129,7 @@ class Classifier:
         shared: whether Rspamd keeps statistics that all users share.
         clock: seconds since the epoch.
         note: has a decision written to the ledger; neither waits nor fails.
+        acquaintances: what users said of lists and senders before; None to ask nobody.
     """
 
     def __init__(
@@ -137,8 +147,9 @@ class Classifier:
         shared: bool = False,
         clock: Callable[[], float] = time.time,
         note: Callable[[Decision], None] = lambda _: None,
+        acquaintances: Acquaintances | None = None,
     ) -> None:
-        self._judge = Judge(rspamd, weights, policy, shared=shared)
+        self._judge = Judge(rspamd, weights, policy, shared=shared, acquaintances=acquaintances)
         self._weights = weights
         self._keys = keys
         self._samples = samples
@@ -180,6 +191,7 @@ class Classifier:
                 user,
                 milter,
                 bayes,
+                header=header,
                 sender=call.env.get("SENDER"),
                 recipient=call.env.get("RECIPIENT"),
                 timeout_s=left_s,
@@ -192,7 +204,16 @@ class Classifier:
         if lesson is not None and digest is not None:
             await self._keep(call.message, user, lesson, digest, deadline - loop.time())
         if user != PROBE_USER and digest is not None:
-            self._note(Decision.of(verdict, user=user, digest=digest, time=now, queue_id=queue_id))
+            self._note(
+                Decision.of(
+                    verdict,
+                    user=user,
+                    digest=digest,
+                    time=now,
+                    queue_id=queue_id,
+                    traits=traits_of(header),
+                )
+            )
         text = verdict.status()
         log.info("%s: user=%s %s: %s", queue_id, user, verdict.folder.value, text)
         _count(verdict, loop.time() - call.accepted_at_s)
@@ -234,7 +255,8 @@ class Classifier:
                 probability=bayes.probability if isinstance(bayes, Bayes) else None,
                 milter=milter.score if isinstance(milter, MilterScore) and scored else None,
                 threshold=verdict.threshold,
-                points=bayes.score if isinstance(bayes, Bayes) else 0.0,
+                points=(bayes.score if isinstance(bayes, Bayes) else 0.0)
+                + verdict.acquaintance_points,
                 spam=spam,
                 ham=ham,
             ),
@@ -279,6 +301,11 @@ def _count(verdict: Verdict, elapsed_s: float) -> None:
     if scan is not None:
         SCANS.labels(scan.why.value if isinstance(scan, NoScan) else "made").inc()
     BAYES.labels("opinion" if isinstance(bayes, Bayes) else bayes.why.value).inc()
+    known = verdict.acquaintance
+    if isinstance(known, NoAcquaintance):
+        ACQUAINTANCES.labels(known.why.value).inc()
+    elif isinstance(known, Acquaintance):
+        ACQUAINTANCES.labels("known" if known.known else "unknown").inc()
     if verdict.objective is not None:
         OBJECTIVE.observe(verdict.objective.score)
     if isinstance(bayes, Bayes):

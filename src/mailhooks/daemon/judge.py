@@ -25,14 +25,20 @@ from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from mailhooks.acquaintance import Acquaintance, NoAcquaintance
     from mailhooks.config import PolicySettings
+    from mailhooks.daemon.acquaintances import Acquaintances
     from mailhooks.daemon.weights import Weights
+    from mailhooks.message import Header
     from mailhooks.rspamd import BayesOpinion, RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
 
 WEIGHTS_SHARE = 0.25
 """This part of the time for Bayes may be spent on asking Redis for the counts."""
+
+ACQUAINTANCE_SHARE = 0.25
+"""This part of the time may be spent on the ledger, before a full scan begins."""
 
 FULL_SCAN = {
     "groups_disabled": ["statistics", "hfilter"],
@@ -53,15 +59,23 @@ class Judge:
         weights: how much each set of statistics has learned.
         policy: thresholds, and what stands in for a missing score.
         shared: whether Rspamd keeps statistics that all users share.
+        acquaintances: what users said of lists and senders before; None to ask nobody.
     """
 
     def __init__(
-        self, rspamd: RspamdClient, weights: Weights, policy: PolicySettings, *, shared: bool
+        self,
+        rspamd: RspamdClient,
+        weights: Weights,
+        policy: PolicySettings,
+        *,
+        shared: bool,
+        acquaintances: Acquaintances | None = None,
     ) -> None:
         self._rspamd = rspamd
         self._weights = weights
         self._policy = policy
         self._shared = shared
+        self._acquaintances = acquaintances
 
     async def verdict(
         self,
@@ -70,9 +84,11 @@ class Judge:
         milter: MilterScore | NoScore,
         bayes: Awaitable[Bayes | NoBayes],
         *,
+        header: Header,
         sender: str | None,
         recipient: str | None,
         timeout_s: float,
+        judged: str | None = None,
     ) -> Verdict:
         """What the policy says of one recipient's copy; never fails, whatever is away.
 
@@ -81,10 +97,14 @@ class Judge:
             user: the Dovecot user, in lower case.
             milter: the carried score.
             bayes: :meth:`bayes`, perhaps under way already.
+            header: of the message.
             sender: the envelope's, for a full scan.
             recipient: likewise.
-            timeout_s: seconds for a full scan.
+            timeout_s: seconds for a full scan, and for the acquaintance with list and sender.
+            judged: the digest of a message that was delivered before.
         """
+        # Read while Rspamd works, which takes longer.
+        known = await self._known(header, user, timeout_s, judged)
         scan: RspamdScore | NoScan | None = None
         if isinstance(milter, NoScore):
             opinion, scan = await asyncio.gather(
@@ -98,6 +118,18 @@ class Judge:
             self._policy.threshold_of(user),
             scan=scan,
             honour_action=self._policy.honour_action,
+            acquaintance=known,
+        )
+
+    async def _known(
+        self, header: Header, user: str, timeout_s: float, judged: str | None
+    ) -> Acquaintance | NoAcquaintance | None:
+        most = self._policy.acquaintance_points
+        if self._acquaintances is None or not most:
+            return None
+        seconds = timeout_s * ACQUAINTANCE_SHARE
+        return await self._acquaintances.of(
+            header, user, most=most, timeout_s=seconds, judged=judged
         )
 
     async def bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:
@@ -137,7 +169,7 @@ class Judge:
         probability = blend(mine, others)
         if probability is None:
             return NoBayes(NoBayesWhy.NO_OPINION)
-        return Bayes(points(probability), probability, mine, others)
+        return Bayes(points(probability, mine), probability, mine, others)
 
     async def _scan(
         self, message: bytes, user: str, sender: str | None, recipient: str | None, timeout_s: float

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
 from mailhooks.count import LearnCount
+from mailhooks.daemon.acquaintances import Acquaintances
 from mailhooks.daemon.classify import Classifier
 from mailhooks.daemon.decisions import Decisions
 from mailhooks.daemon.dropbox import Dropbox
@@ -115,7 +116,9 @@ async def serve(
         decisions = Decisions(lambda: SqliteLedger(settings.learning.ledger_file))
         # Before the sockets, so that it ends after them.
         stack.push_async_callback(_cancel, asyncio.create_task(decisions.run()))
-        handlers = _Handlers(settings, rspamd, weights, samples, decisions)
+        handlers = stack.enter_context(
+            contextlib.closing(_Handlers(settings, rspamd, weights, samples, decisions))
+        )
         # A handler keeps its own deadline; the server's is for one that cannot.
         limits = ServerLimits(
             message_bytes=daemon.max_message_bytes, handler_timeout_s=daemon.deadline_s + 0.5
@@ -177,7 +180,12 @@ class _Handlers:
     ) -> None:
         self._settings, self._rspamd, self._weights = settings, rspamd, weights
         self._samples, self._decisions = samples, decisions
+        path = settings.learning.ledger_file
+        self._acquaintances = Acquaintances(lambda: SqliteLedger(path))
         self._classifier, self._learner = self._made_by(settings)
+
+    def close(self) -> None:
+        self._acquaintances.close()
 
     async def classify(self, call: ScriptCall) -> bytes:
         return await self._classifier.answer(call)
@@ -212,6 +220,7 @@ class _Handlers:
             mail_uids=mail_uids,
             shared=bool(settings.rspamd.shared_classifier),
             note=self._decisions.note,
+            acquaintances=self._acquaintances,
         )
         return classifier, Learner(self._samples, settings.mailboxes, mail_uids)
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
+from mailhooks.acquaintance import traits_of
 from mailhooks.daemon.groups import key_of, settled_lesson
 from mailhooks.errors import LedgerError, RspamdError, RspamdUnavailable
 from mailhooks.ledger import DELIVERY, Answer, Outcome
 from mailhooks.lesson import SHARED_USER, Lesson
+from mailhooks.message import read_header
 from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.spool import Label
 
@@ -115,7 +117,7 @@ class Tutor:
             result = LearnResult(LearnStatus.LEARNED, "counted", 0)
         else:
             await asyncio.to_thread(self._check, chosen, before, result)
-        await asyncio.to_thread(self._record, chosen, result)
+        await asyncio.to_thread(self._record, chosen, result, message)
 
     def _learns(self, label: Label) -> int | None:
         return None if self._count is None else self._count(label.user, label.lesson)
@@ -130,7 +132,8 @@ class Tutor:
             before = ledger.learns_before(entry.name)
             count = self._learns(entry.label)
             if before is not None and count is not None and count > before:
-                self._record(entry, LearnResult(LearnStatus.LEARNED, "counted", 0))
+                result = LearnResult(LearnStatus.LEARNED, "counted", 0)
+                self._record(entry, result, self._spool.message(entry) or b"")
                 ledger.end_attempt(entry.name)
             else:
                 # It may wait for long, and others' lessons will raise the count.
@@ -225,8 +228,9 @@ class Tutor:
                 message,
             )
 
-    def _record(self, entry: Entry, result: LearnResult) -> None:
+    def _record(self, entry: Entry, result: LearnResult, message: bytes) -> None:
         label = entry.label
+        is_own = label.user != SHARED_USER and label.origin != DELIVERY
         self._opened().record(
             Answer(
                 user=label.user,
@@ -236,6 +240,7 @@ class Tutor:
                 origin=label.origin,
                 time=label.received,
                 detail="" if result.learned else result.status.value,
+                traits=traits_of(read_header(message)) if is_own else (),
             )
         )
         LEARNS.labels(result.status.value).inc()

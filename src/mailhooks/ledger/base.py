@@ -12,8 +12,9 @@ from mailhooks.rspamd import LearnStatus
 from mailhooks.score import MilterScore, NoScore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from mailhooks.acquaintance import Past, Trait
     from mailhooks.bayes import Opinion
     from mailhooks.policy import Reason, Verdict
 
@@ -60,6 +61,7 @@ class Answer:
         origin: what made the sample, such as ``move`` or ``delivery``.
         detail: the reason of a refusal; never anything out of the message.
         time: seconds since the epoch.
+        traits: the message's; the user's own word counts for each, whatever Rspamd made of it.
     """
 
     user: str
@@ -69,6 +71,7 @@ class Answer:
     origin: str
     time: float
     detail: str = ""
+    traits: tuple[Trait, ...] = ()
 
     def corrects(self, held: Lesson | None) -> bool:
         """Whether it turns round what the statistics held before."""
@@ -135,6 +138,9 @@ class Decision:
         own: what the user's own statistics said, if Bayes had a say.
         shared: likewise those that all users share, if there are such.
         queue_id: Postfix's, for its log; ``-`` if unknown.
+        acquaintance: what the acquaintance with list and sender added; None if nobody asked.
+        traits: the message's, for which it counts as left where it was delivered; kept as
+            hashes, and not told again.
     """
 
     user: str
@@ -153,10 +159,19 @@ class Decision:
     own: Opinion | None = None
     shared: Opinion | None = None
     queue_id: str = "-"
+    acquaintance: float | None = None
+    traits: tuple[Trait, ...] = ()
 
     @classmethod
     def of(
-        cls, verdict: Verdict, *, user: str, digest: str, time: float, queue_id: str = "-"
+        cls,
+        verdict: Verdict,
+        *,
+        user: str,
+        digest: str,
+        time: float,
+        queue_id: str = "-",
+        traits: tuple[Trait, ...] = (),
     ) -> Decision:
         """What is noted of a verdict."""
         milter, scan, bayes = verdict.milter, verdict.scan, verdict.bayes
@@ -184,12 +199,16 @@ class Decision:
             own=None if opinion is None else opinion.own,
             shared=None if opinion is None else opinion.shared,
             queue_id=queue_id,
+            acquaintance=None if verdict.acquaintance is None else verdict.acquaintance_points,
+            traits=traits,
         )
 
     @property
     def total(self) -> float | None:
         """The sum that was compared; None without an objective score."""
-        return None if self.objective is None else self.objective + (self.points or 0.0)
+        if self.objective is None:
+            return None
+        return self.objective + (self.points or 0.0) + (self.acquaintance or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +320,19 @@ class Ledger(Protocol):
 
     def users(self) -> list[str]:
         """Everybody who taught something, sorted."""
+        ...
+
+    def past(
+        self, user: str, traits: Sequence[Trait], *, digest: str | None = None
+    ) -> dict[Trait, Past]:
+        """What became of a user's earlier messages with some traits; one never met is left out.
+
+        Args:
+            user: whose.
+            traits: of one message.
+            digest: of that message if it is judged again: that it was left where its own
+                delivery put it says nothing then.
+        """
         ...
 
     def decide(self, *decisions: Decision) -> None:

@@ -96,6 +96,41 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     # How many users hold a message as what.
     ("CREATE INDEX message_digest ON message (digest, held, user)",),
+    (
+        # Lists and senders as keyed hashes: whoever has the file can try names, not read them.
+        "CREATE TABLE secret (key BLOB NOT NULL)",
+        "INSERT INTO secret VALUES (randomblob(32))",
+        # What became of a user's messages with one trait; changed: when the last one came,
+        # give or take a day.
+        """
+        CREATE TABLE past (
+            user TEXT NOT NULL,
+            trait BLOB NOT NULL,
+            said_spam INTEGER NOT NULL DEFAULT 0,
+            said_ham INTEGER NOT NULL DEFAULT 0,
+            left_junk INTEGER NOT NULL DEFAULT 0,
+            left_inbox INTEGER NOT NULL DEFAULT 0,
+            changed REAL NOT NULL,
+            PRIMARY KEY (user, trait)
+        ) WITHOUT ROWID
+        """,
+        # As what each message counts there, so that its next word replaces the last.
+        # traits: their hashes, one after the other.
+        """
+        CREATE TABLE counted (
+            user TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            word TEXT NOT NULL,
+            traits BLOB NOT NULL,
+            time REAL NOT NULL,
+            PRIMARY KEY (user, digest)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX past_changed ON past (changed)",
+        "CREATE INDEX counted_time ON counted (time)",
+        # What the acquaintance with list and sender added; NULL if it was not asked.
+        "ALTER TABLE decision ADD COLUMN acquaintance REAL",
+    ),
 )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import math
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mailhooks.acquaintance import Past, Trait, Word
 from mailhooks.bayes import Opinion
 from mailhooks.ledger.base import (
     DELIVERY,
@@ -27,13 +31,16 @@ from mailhooks.policy import Folder, Reason
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 # Some ten milliseconds of work, then as long a pause: whoever waits for a lock of Python or
 # SQLite is not queued and must find it free.
 _PRUNED_AT_ONCE = 200
 _PAUSE_S = 0.01
+
+_TRAIT_BYTES = 12
+"""Of a trait's hash: two of one user's are alike by chance in none of our lifetimes."""
 
 
 class SqliteLedger(Ledger):
@@ -52,6 +59,8 @@ class SqliteLedger(Ledger):
     def __init__(self, path: Path | str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._database = Database(path)
+        with self._database.transaction("DEFERRED") as db:
+            self._key: bytes = db.execute("SELECT key FROM secret").fetchone()[0]
 
     def close(self) -> None:
         """Let go of the file; harmless to repeat."""
@@ -63,6 +72,10 @@ class SqliteLedger(Ledger):
             corrections = sum([_record(db, answer) for answer in answers])
             for (user, digest), since in _oldest(answers).items():
                 _attribute(db, user, digest, since)
+            for answer in answers:
+                # What a delivery taught by itself, the user only left where it was.
+                if answer.origin != DELIVERY:
+                    self._recount(db, answer, Word.of(answer.lesson))
         return corrections
 
     def taught(self, user: str, digest: str) -> Taught | None:
@@ -139,6 +152,8 @@ class SqliteLedger(Ledger):
         with self._database.transaction() as db:
             for decision in decisions:
                 _decide(db, decision)
+                is_junk = decision.folder is Folder.JUNK
+                self._recount(db, decision, Word.LEFT_JUNK if is_junk else Word.LEFT_INBOX)
             # A user may have been quicker than whoever wrote the decision down.
             for (user, digest), since in _oldest(decisions).items():
                 _attribute(db, user, digest, since)
@@ -179,10 +194,58 @@ class SqliteLedger(Ledger):
             )
         return found
 
+    def past(
+        self, user: str, traits: Sequence[Trait], *, digest: str | None = None
+    ) -> dict[Trait, Past]:
+        """What became of a user's earlier messages with some traits; one never met is left out."""
+        named = {self._hash(user, trait): trait for trait in traits}
+        marks = ", ".join("?" * len(named))
+        with self._database.transaction("DEFERRED") as db:
+            rows = db.execute(
+                "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"  # noqa: S608
+                f" WHERE user = ? AND trait IN ({marks})",
+                (user, *named),
+            ).fetchall()
+            itself = db.execute(
+                "SELECT word, traits FROM counted WHERE user = ? AND digest = ?", (user, digest)
+            ).fetchone()
+        found = {trait: Past(*numbers) for trait, *numbers in rows}
+        if itself is not None and (word := Word(itself[0])) in _LEFT:
+            for trait in found.keys() & _split(itself[1]):
+                number = getattr(found[trait], word.value)
+                found[trait] = replace(found[trait], **{word.value: number - 1})
+        return {trait: found[name] for name, trait in named.items() if name in found}
+
+    def _hash(self, user: str, trait: Trait) -> bytes:
+        words = f"{user}\0{trait.kind.value}\0{trait.name}".encode("utf-8", "replace")
+        return hmac.digest(self._key, words, hashlib.sha256)[:_TRAIT_BYTES]
+
+    def _recount(self, db: sqlite3.Connection, each: Answer | Decision, word: Word) -> None:
+        """Count a message's traits as one word, in place of what it counted as before."""
+        if not each.traits:
+            return
+        row = db.execute(
+            "SELECT word, traits FROM counted WHERE user = ? AND digest = ?",
+            (each.user, each.digest),
+        ).fetchone()
+        # What was said stands, whenever another delivery of the message was written down.
+        if row is not None and (row[0] == word.value or word in _LEFT):
+            return
+        if row is not None:
+            _count(db, each.user, _split(row[1]), Word(row[0]), -1, each.time)
+        traits = [self._hash(each.user, trait) for trait in each.traits]
+        _count(db, each.user, traits, word, 1, each.time)
+        db.execute(
+            "INSERT OR REPLACE INTO counted (user, digest, word, traits, time)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (each.user, each.digest, word.value, b"".join(traits), each.time),
+        )
+
     def forget(self, user: str) -> int:
         """Remove everything about a user; returns how many messages they had taught."""
         with self._database.transaction() as db:
-            db.execute("DELETE FROM decision WHERE user = ?", (user,))
+            for table in ("decision", "past", "counted"):
+                db.execute(f"DELETE FROM {table} WHERE user = ?", (user,))  # noqa: S608 - no value
             removed = db.execute("DELETE FROM message WHERE user = ?", (user,)).rowcount
         self._database.empty_log()
         return removed
@@ -190,6 +253,13 @@ class SqliteLedger(Ledger):
     def forget_message(self, user: str, digest: str) -> int:
         """Remove what a user was taught and what was decided of one message; how many that were."""
         with self._database.transaction() as db:
+            row = db.execute(
+                "SELECT word, traits, time FROM counted WHERE user = ? AND digest = ?",
+                (user, digest),
+            ).fetchone()
+            if row is not None:
+                _count(db, user, _split(row[1]), Word(row[0]), -1, row[2])
+                db.execute("DELETE FROM counted WHERE user = ? AND digest = ?", (user, digest))
             return sum(
                 db.execute(
                     f"DELETE FROM {table} WHERE user = ? AND digest = ?",  # noqa: S608 - no value
@@ -206,6 +276,13 @@ class SqliteLedger(Ledger):
             "DELETE FROM decision WHERE id IN (SELECT id FROM decision WHERE time < ? LIMIT ?)",
             before,
         )
+        # Single messages are forgotten; what is known of a list or sender lasts while it writes.
+        for table, moment, name in (("counted", "time", "digest"), ("past", "changed", "trait")):
+            self._prune(
+                f"DELETE FROM {table} WHERE (user, {name}) IN"  # noqa: S608 - no value in it
+                f" (SELECT user, {name} FROM {table} WHERE {moment} < ? LIMIT ?)",
+                before,
+            )
         return self._prune(
             "DELETE FROM message WHERE id IN (SELECT id FROM message WHERE changed < ? LIMIT ?)",
             before,
@@ -255,6 +332,30 @@ class SqliteLedger(Ledger):
             db.execute("DELETE FROM attempt WHERE sample = ?", (sample,))
 
 
+_DAY_S = 86400.0
+_LEFT = frozenset({Word.LEFT_INBOX, Word.LEFT_JUNK})
+
+
+def _split(traits: bytes) -> list[bytes]:
+    return [traits[at : at + _TRAIT_BYTES] for at in range(0, len(traits), _TRAIT_BYTES)]
+
+
+def _count(
+    db: sqlite3.Connection, user: str, traits: Iterable[bytes], word: Word, step: int, when: float
+) -> None:
+    """Count one message more or less for each trait."""
+    column = word.value
+    for trait in traits:
+        db.execute(
+            f"INSERT INTO past (user, trait, {column}, changed) VALUES (?, ?, max(0, ?), ?)"  # noqa: S608
+            f" ON CONFLICT (user, trait) DO UPDATE SET {column} = max(0, {column} + ?),"
+            # Its index need not move with every message.
+            " changed = CASE WHEN excluded.changed > changed + ? THEN excluded.changed"
+            " ELSE changed END",
+            (user, trait, step, when, step, _DAY_S),
+        )
+
+
 def _record(db: sqlite3.Connection, answer: Answer) -> bool:
     """Write one answer down; returns whether it is a correction."""
     row = db.execute(
@@ -291,7 +392,7 @@ def _record(db: sqlite3.Connection, answer: Answer) -> bool:
 _COLUMNS = (
     "user, digest, time, folder, reason, source, no_milter, no_scan, no_bayes, objective,"
     " threshold, points, probability, own_probability, own_spam, own_ham,"
-    " shared_probability, shared_spam, shared_ham, queue_id"
+    " shared_probability, shared_spam, shared_ham, queue_id, acquaintance"
 )
 
 
@@ -313,6 +414,7 @@ def _decide(db: sqlite3.Connection, decision: Decision) -> None:
         *_opinion_values(decision.own),
         *_opinion_values(decision.shared),
         decision.queue_id,
+        decision.acquaintance,
     )
     marks = ", ".join("?" * len(values))
     db.execute(f"INSERT INTO decision ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608
@@ -329,7 +431,7 @@ def _decided(row: tuple[Any, ...]) -> Decided:
         :10
     ]
     threshold, points, probability = row[10:13]
-    queue_id, taught, taught_time = row[19:]
+    queue_id, acquaintance, taught, taught_time = row[19:]
     return Decided(
         Decision(
             user=user,
@@ -348,6 +450,7 @@ def _decided(row: tuple[Any, ...]) -> Decided:
             own=_opinion(row[13:16]),
             shared=_opinion(row[16:19]),
             queue_id=queue_id,
+            acquaintance=acquaintance,
         ),
         Lesson(taught) if taught else None,
         taught_time,

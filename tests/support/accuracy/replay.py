@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
 from accuracy.stream import DAY
+from mailhooks.acquaintance import acquaintance, traits_of
 from mailhooks.bayes import Opinion, blend, points
+from mailhooks.ledger import Answer, Decision, Source, SqliteLedger
+from mailhooks.ledger import Outcome as Learned
 from mailhooks.lesson import SHARED_USER, Lesson
+from mailhooks.message import read_header
+from mailhooks.policy import Folder, Reason
 from mailhooks.training import AGREEING, SETTLE_S, SURE, Delivery, Mode, trains
 
 if TYPE_CHECKING:
@@ -59,6 +65,7 @@ class Contender:
         is_perfect: whether each user teaches at once all that is wrong or unsure, for ``own``:
             nobody does, but more cannot be had of Rspamd's Bayes.
         asks_shared: whether ``own`` blends in the shared statistics.
+        knows: whether ``own`` counts what the user said of list and sender before.
         autolearns: whether Rspamd's autolearn runs, for the others.
         bootstraps: whether the inbox is learned as ham, until Bayes speaks and then as long as
             there is more spam, for the others.
@@ -72,6 +79,7 @@ class Contender:
     spam_too: bool = False
     is_perfect: bool = False
     asks_shared: bool = True
+    knows: bool = True
     autolearns: bool = False
     bootstraps: bool = False
 
@@ -87,8 +95,12 @@ SPAM_TOO = Contender("balanced, spam too", "own", mode=Mode.BALANCED, spam_too=T
 UNSHARED = Contender(
     "spam too, not shared", "own", mode=Mode.BALANCED, spam_too=True, asks_shared=False
 )
-PERFECT = Contender("perfect users", "own", is_perfect=True)
-CONTENDERS = (SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, DEFAULT, SPAM_TOO, UNSHARED, PERFECT)
+BAYES_ALONE = Contender("balanced, Bayes alone", "own", mode=Mode.BALANCED, knows=False)
+PERFECT = Contender("perfect users", "own", is_perfect=True, knows=False)
+CONTENDERS = (
+    *(SHARED, TODAY, HELPED, OFF, ALL, CONFIDENT, DEFAULT, BAYES_ALONE, SPAM_TOO, UNSHARED),
+    PERFECT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +184,14 @@ async def replay(
         redis.asyncio.Redis(host="127.0.0.1", port=host.redis_port) as counts,
         host.rspamd() as client,
     ):
-        run = _Run(client, counts, contender)
-        for index, item in enumerate(items):
-            await run.learn_what_is_due(index)
-            if contender.statistics == "own":
-                await run.deliver_to_each(index, item, scans[item.key])
-            else:
-                await run.deliver_to_all(index, item, scans[item.key])
-        return run.result
+        with closing(_Run(client, counts, contender)) as run:
+            for index, item in enumerate(items):
+                await run.learn_what_is_due(index)
+                if contender.statistics == "own":
+                    await run.deliver_to_each(index, item, scans[item.key])
+                else:
+                    await run.deliver_to_all(index, item, scans[item.key])
+            return run.result
 
 
 class _Run:
@@ -193,7 +205,12 @@ class _Run:
         self._held: dict[tuple[str, str], Lesson] = {}
         self._taught: dict[str, dict[str, Lesson]] = {}
         self._shared: set[str] = set()
+        self._ledger = SqliteLedger(":memory:")
         self.result = Replay()
+
+    def close(self) -> None:
+        """Forget what the users said."""
+        self._ledger.close()
 
     async def learn_what_is_due(self, index: int) -> None:
         """Corrections, and deliveries that have settled, up to this message of the stream."""
@@ -218,8 +235,10 @@ class _Run:
                 _opinion(own, learned),
                 _opinion(shared, shared_learns) if self._contender.asks_shared else None,
             )
-            given = points(probability)
+            given = points(probability, _opinion(own, learned))
+            given += self._acquaintance(copy.user, item)
             is_junk = scan.score + given >= THRESHOLD
+            self._leave(index, item, copy, is_junk=is_junk)
             if self._contender.is_perfect:
                 is_wrong = is_junk is not copy.is_spam
                 await self._teach_perfectly(item, copy, is_wrong=is_wrong, probability=probability)
@@ -240,6 +259,27 @@ class _Run:
             )
             if lesson is not None:
                 self._let_settle(index, item, copy, lesson)
+
+    def _acquaintance(self, user: str, item: Item) -> float:
+        """What this user said of the message's list and sender before, as points."""
+        if not self._contender.knows:
+            return 0.0
+        return acquaintance(self._ledger.past(user, traits_of(read_header(item.raw)))).points
+
+    def _leave(self, index: int, item: Item, copy: Copy, *, is_junk: bool) -> None:
+        self._ledger.decide(
+            Decision(
+                user=copy.user,
+                digest=item.key,
+                time=index,
+                folder=Folder.JUNK if is_junk else Folder.INBOX,
+                reason=Reason.SUM,
+                source=Source.NONE,
+                objective=None,
+                threshold=THRESHOLD,
+                traits=traits_of(read_header(item.raw)),
+            )
+        )
 
     async def _teach_perfectly(
         self, item: Item, copy: Copy, *, is_wrong: bool, probability: float | None
@@ -294,6 +334,18 @@ class _Run:
         counter[copy.user, lesson] += 1
         self.result.wrongly += lesson is not _truth(copy)
         await self._client.learn(item.raw, lesson, user=name, bulk=True)
+        if is_correction:
+            self._ledger.record(
+                Answer(
+                    user=copy.user,
+                    digest=item.key,
+                    lesson=lesson,
+                    outcome=Learned.LEARNED,
+                    origin="move",
+                    time=len(self.result.outcomes),
+                    traits=traits_of(read_header(item.raw)),
+                )
+            )
         if self._contender.statistics == "own" and self._contender.asks_shared:
             await self._agree(copy.user, item, lesson)
 
