@@ -248,10 +248,10 @@ def kept_at(lab: Lab, location: str) -> list[str]:
     """The options by which doveadm finds mail there; Dovecot 2.4 has a setting for each part."""
     if lab.dovecot == "2.3":
         return ["-o", f"mail_location={location}"]
-    driver, path, *rest = location.split(":")
-    settings = {"mail_driver": driver, "mail_path": path}
-    settings |= {"mail_inbox_path": each.removeprefix("INBOX=") for each in rest}
-    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    driver, path, *inbox = location.split(":")
+    settings = [f"mail_driver={driver}", f"mail_path={path}"]
+    settings += [f"mail_inbox_path={each.removeprefix('INBOX=')}" for each in inbox]
+    return [word for setting in settings for word in ("-o", setting)]
 
 
 FORMATS = ["maildir:~/x", "sdbox:~/x", "mdbox:~/x", "mbox:~/x:INBOX=~/x/inbox"]

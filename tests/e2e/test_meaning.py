@@ -335,7 +335,7 @@ def test_what_cannot_teach_is_not_even_sent(host: Lab, name: str, box: LetterBox
         mailbox.copy([junk], "Junk", "Junk")
         mailbox.copy([junk], "Junk", "Trash")
         # Dovecot 2.4.5 does not tell learn.sieve other than ASCII names: it sends then.
-        mailbox.move([junk], "Junk", "Корзина" if lab.dovecot == "2.3" else "Papierkorb")
+        mailbox.move([junk], "Junk", "Корзина" if host.dovecot == "2.3" else "Papierkorb")
         assert len(sent) == 1
         mailbox.copy([only_uid(mailbox, "Archive")], "Archive", "Junk.old")
         assert sent[1:] == [("cause=COPY", "from=Archive", "to=Junk.old")]
