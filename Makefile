@@ -10,8 +10,8 @@
 #   make storm         two users move 2,000 messages each while a part is killed 50 times
 #   make accuracy      how often each way of training is wrong, on real mail: CORPUS=path
 #   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
-#   make matrix        setup, integration and e2e on Debian 12, 13 and the next, in fresh roots;
-#                      RELEASES="12 13" for some of them, TESTS=core for the main job only
+#   make matrix        the tests with real servers on Debian 12, 13 and 14, in fresh roots;
+#                      RELEASES="12 13" for some of them, TESTS="setup core" for the main job
 #   make deb           a Debian package of mailhooks for this release, in build
 #   make deb-test      install, use and remove it in a fresh Debian made for that, under
 #                      systemd, OpenRC, runit and s6

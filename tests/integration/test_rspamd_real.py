@@ -7,6 +7,7 @@ import importlib.util
 import json
 import random
 import re
+import subprocess
 import sys
 import uuid
 from contextlib import contextmanager
@@ -93,6 +94,9 @@ def redis_out_of_reach(rspamd: Any) -> Iterator[None]:
     socket = Path(rspamd.redis_socket)
     elsewhere = socket.with_name("redis.away")
     socket.rename(elsewhere)
+    # Rspamd 4.1 keeps connections.
+    cut = ("redis-cli", "-s", str(elsewhere), "CLIENT", "KILL", "TYPE", "normal")
+    subprocess.run(cut, check=True, capture_output=True)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matrix.machine import BUILD, Machine, MachineError, has_groups, test_deb
-from matrix.results import VERSION_COMMANDS, Generation, Suite, read_junit, table, version_of
+from matrix.results import VERSION_COMMANDS, Generation, Suite, read_junit, table, total, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"\n{table(found)}\n")
         text = json.dumps([dataclasses.asdict(each) for each in found], indent=2)
         (BUILD / "matrix.json").write_text(text + "\n", encoding="utf-8")
+    _say(total(found))
     return 0 if all(each.ok for each in found) else 1
 
 

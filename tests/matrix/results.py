@@ -140,3 +140,13 @@ def table(found: Sequence[Generation]) -> str:
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def total(found: Sequence[Generation]) -> str:
+    """All tests of all generations in one line; what gave no result counts as failed."""
+    suites = [suite for each in found for suite in each.suites.values()]
+    failed = sum(len(suite.bad) + bool(suite.error) for suite in suites)
+    failed += sum(bool(each.error) for each in found)
+    skipped = sum(sum(suite.skipped.values()) for suite in suites)
+    passed = sum(suite.passed for suite in suites)
+    return f"{passed} passed, {failed} failed, {skipped} skipped"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from matrix.results import Generation, Suite, read_junit, table, version_of
+from matrix.results import Generation, Suite, read_junit, table, total, version_of
 
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" tests="5" errors="1" failures="1" skipped="1">
@@ -85,6 +85,7 @@ def test_the_table_has_a_row_for_each_generation_and_names_what_is_not_good() ->
         Generation("12", versions, {"setup": Suite(4), "e2e": bad}, 61.7),
         Generation("13", {}, {"setup": Suite(error="no result")}, 5, "no mirror"),
     ]
+    assert total(found) == "6 passed, 3 failed, 2 skipped"
     rows = [re.split("  +", line) for line in table(found).splitlines()]
     assert rows[0] == ["Debian", *versions, "setup", "e2e", "seconds"]
     assert rows[2] == [
