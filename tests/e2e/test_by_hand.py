@@ -244,6 +244,16 @@ def test_ctrl_c_ends_the_wait_for_standard_input(lab: Lab, people: list[str]) ->
     assert lab.learns(name) == (0, 0)
 
 
+def kept_at(lab: Lab, location: str) -> list[str]:
+    """The options by which doveadm finds mail there; Dovecot 2.4 has a setting for each part."""
+    if lab.dovecot == "2.3":
+        return ["-o", f"mail_location={location}"]
+    driver, path, *inbox = location.split(":")
+    settings = [f"mail_driver={driver}", f"mail_path={path}"]
+    settings += [f"mail_inbox_path={each.removeprefix('INBOX=')}" for each in inbox]
+    return [word for setting in settings for word in ("-o", setting)]
+
+
 FORMATS = ["maildir:~/x", "sdbox:~/x", "mdbox:~/x", "mbox:~/x:INBOX=~/x/inbox"]
 
 
@@ -260,7 +270,7 @@ async def test_messages_are_read_byte_for_byte_from_every_mailbox_format(
     messages[2] += b"no end of line"
     messages[3] += b"\n".join(bytes(rng.choices(printable, k=70)) for _ in range(20_000)) + b"\n"
     messages[4] += b"body\n\f\n"
-    here = [*doveadm_command(lab), "-o", f"mail_location={location}"]
+    here = [*doveadm_command(lab), *kept_at(lab, location)]
     create = [*here, "mailbox", "create", "-u", user, "Gr\u00fc\u00dfe"]
     await asyncio.to_thread(subprocess.run, create, check=True)
     for raw in messages:

@@ -29,7 +29,7 @@ def deliver(lab: Lab, box: LetterBox, name: str) -> int:
     raw = box.newsletter([f"{name}@mail.example"]).raw
     lab.send(raw, [name])
     copy = lab.mailbox(name).wait_for(message_id(raw))
-    assert copy.folder == "INBOX"
+    assert copy.folder == "INBOX", status(copy.raw)
     return copy.uid
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from mailhooks.message import content_digest, read_header
 
 
@@ -15,6 +17,11 @@ def status(raw: bytes) -> str:
     values = read_header(raw).values("x-spam-status")
     assert len(values) == 1, values
     return values[0].decode("ascii")
+
+
+def judged(line: str) -> str:
+    """A status without what an earlier message of the same sender changes in it."""
+    return re.sub(r" (score|acquaintance)=\S+", "", line)
 
 
 def identified(raw: bytes) -> bytes:

@@ -27,8 +27,8 @@ VENV = Path("/opt/mailhooks")
 PYTHON = str(VENV / "bin/python")
 # What Debian's postfix asks about and writes for an "Internet Site".
 MAIN_CF = """
-alias_maps = $alias_database
-alias_database = $default_database_type:/etc/aliases
+alias_maps = {kind}:/etc/aliases
+alias_database = {kind}:/etc/aliases
 myhostname = mx.example.org
 mydestination = $myhostname, localhost
 mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
@@ -115,8 +115,11 @@ def prepare(layers: Path) -> None:
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     run("ip", "link", "set", "lo", "up")
     install()
-    main_cf = Path("/usr/share/postfix/main.cf.debian").read_text(encoding="utf-8") + MAIN_CF
-    Path("/etc/postfix/main.cf").write_text(main_cf, encoding="utf-8")
+    # hash, or cdb since Debian 14
+    kind = run("postconf", "-dh", "default_database_type").strip()
+    shutil.copy("/usr/share/postfix/main.cf.debian", "/etc/postfix/main.cf")
+    # No setting twice: each process would warn, postlogd too, which then waits for itself.
+    run("postconf", "-e", *filter(None, MAIN_CF.replace("{kind}", kind).splitlines()))
     shutil.copy("/usr/share/postfix/master.cf.dist", "/etc/postfix/master.cf")
     Path("/etc/aliases").write_text("postmaster: root\n", encoding="utf-8")
     run("newaliases")

@@ -29,7 +29,7 @@ from mailhooks.rspamd.results import Symbol
 from mailhooks.score import SCORE_HEADER, Course, MilterScore, sign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mailhooks.ledger import Decision
 
@@ -186,7 +186,7 @@ async def test_a_ledger_that_does_not_answer_condemns_nothing(
 ) -> None:
     """It might have spoken for the message: as much is taken from what Bayes has against it."""
     monkeypatch.setattr("mailhooks.daemon.judge.ACQUAINTANCE_SHARE", 0.01)
-    rspamd.opinions = BayesOpinion(8.0, 0.7), None
+    rspamd.opinions = BayesOpinion(8.0, 0.75), None
     Slow.go_on.clear()
     with closing(Acquaintances(lambda: kind(":memory:"))) as acquaintances:
         without = await answer(rspamd, carried(3.0))
@@ -199,7 +199,9 @@ async def test_a_ledger_that_does_not_answer_condemns_nothing(
 
 async def test_a_ledger_that_comes_back_is_asked_again(rspamd: FakeRspamd) -> None:
     """What failed to open is opened for the next message."""
-    ledgers = iter([LedgerError("ledger x: is away"), SqliteLedger(":memory:")])
+    ledgers: Iterator[SqliteLedger | LedgerError] = iter(
+        [LedgerError("ledger x: is away"), SqliteLedger(":memory:")]
+    )
 
     def opened() -> SqliteLedger:
         ledger = next(ledgers)

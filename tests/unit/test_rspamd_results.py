@@ -42,6 +42,7 @@ FINAL_ANSWERS = [
         LearnStatus.EMPTY,
         "Trying to learn an empty message",
     ),
+    (413, "Undefined Error", LearnStatus.TOO_LARGE, "larger than Rspamd takes"),
 ]
 
 
@@ -161,7 +162,7 @@ def test_any_answer_ends_in_a_result_or_our_error(code: int, reason: str, body: 
         result = classify_learn_answer(code, reason, body)
     except RspamdError:
         return
-    assert result.http_status in {200, 204, 208, 400, 500}
+    assert result.http_status in {200, 204, 208, 400, 413, 500}
 
 
 SCAN: dict[str, Any] = {

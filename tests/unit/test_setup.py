@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from mailhooks import doveconf
+from mailhooks.config import MailboxSettings, Settings
 from mailhooks.errors import SetupError
 from mailhooks.setup import dovecot, postfix, rspamd
 from mailhooks.setup.journal import ABSENT, Journal
 from mailhooks.setup.plan import File, Plan, show
+from mailhooks.setup.render import render
 
 MACROS = "j {daemon_name} {daemon_addr} v _"
 RSPAMD = "{ inet:127.0.0.1:11332, default_action=accept }"
@@ -152,6 +155,117 @@ def test_what_dovecot_has_otherwise_is_a_conflict(plugin: dict[str, str], advice
     """The advice holds what both need."""
     _, conflicts = dovecot.fitted(a_dovecot(**plugin), FRAGMENT)
     assert len(conflicts) == 1
+    assert advice in conflicts[0].advice
+
+
+@pytest.mark.parametrize(
+    ("version", "generation"),
+    [
+        ("2.3.19.1 (9b53102964)", "2.3"),
+        ("2.3.21", "2.3"),
+        ("2.4.1-4 (7d8c0e5759)", "2.4"),
+        ("2.10.0", "2.4"),
+        ("3.0", "2.4"),
+        ("", "2.3"),
+    ],
+)
+def test_a_dovecot_gets_the_templates_of_its_generation(version: str, generation: str) -> None:
+    """By its own word; whatever comes after 2.4 is taken for alike."""
+    assert doveconf.generation(version) == generation
+
+
+@pytest.mark.parametrize(("generation", "percent"), [("2.3", "%%"), ("2.4", "%")])
+def test_names_of_mailboxes_come_through_to_either_dovecot(generation: str, percent: str) -> None:
+    """2.3 has every % twice, 2.4 only the one that would begin a variable."""
+    settings = Settings(mailboxes=MailboxSettings(junk=('50 % "x" \\', "%{home}")))
+    values = {
+        "daemon": settings.daemon,
+        "mailboxes": settings.mailboxes,
+        "dovecot": {"socket_dir": "s", "hook_dir": "h", "sieve_dir": "d"},
+    }
+    text = render(f"dovecot-{generation}/mailhooks.conf", values)
+    assert f'/50 {percent} \\"x\\" \\\\/' in text
+    assert "/%%{home}/" in text
+
+
+NEW_FRAGMENT = """\
+protocol imap {
+  mail_plugins {
+    imap_sieve = yes
+  }
+}
+sieve_plugins {
+  sieve_imapsieve = yes
+}
+sieve_execute_socket_dir = ../mailhooks
+sieve_script personal {
+  path = ~/sieve
+}
+sieve_script mailhooks-learn {
+  type = before
+  cause = copy
+}
+"""
+
+
+def a_newer_dovecot(text: str = "") -> dovecot.Dovecot:
+    root = doveconf.parse(text).root
+    return dovecot.Dovecot(
+        "2.4.1-4", Path("/etc/dovecot"), Path("/run/dovecot"), "", root.values, {}, root
+    )
+
+
+def test_a_newer_dovecot_without_sieve_gets_the_whole_fragment() -> None:
+    """It is the very text the lab runs with."""
+    assert dovecot.fitted(a_newer_dovecot(), NEW_FRAGMENT) == (NEW_FRAGMENT, [])
+
+
+def test_a_newer_dovecot_gets_only_what_it_lacks() -> None:
+    """What is set alike stays where it is set; users' own scripts are where they were."""
+    host = a_newer_dovecot(
+        "sieve_plugins = sieve_extprograms\nsieve_execute_socket_dir = ../mailhooks\n"
+        "sieve_script mine {\n  path = ~/mine\n}\nsieve_script first {\n  type = before\n}\n"
+    )
+    text, conflicts = dovecot.fitted(host, NEW_FRAGMENT)
+    assert not conflicts
+    assert "sieve_execute_socket_dir" not in text
+    assert "personal" not in text
+    assert "~/sieve" not in text
+    assert "sieve_script mailhooks-learn {\n  type = before" in text
+    assert "  sieve_imapsieve = yes\n" in text
+
+
+@pytest.mark.parametrize(
+    ("theirs", "where", "advice"),
+    [
+        (
+            "sieve_execute_socket_dir = sieve\n",
+            "/etc/dovecot: sieve_execute_socket_dir",
+            "sieve_execute_socket_dir = ../mailhooks",
+        ),
+        (
+            "mailbox Junk {\n  sieve_script spam {\n    type = before\n    cause = copy\n  }\n}\n",
+            "/etc/dovecot: sieve_script spam",
+            "this script would learn it once more",
+        ),
+        (
+            "imapsieve_from Spam {\n  sieve_script ham {\n    type = before\n  }\n}\n",
+            "/etc/dovecot: sieve_script ham",
+            "this script would learn it once more",
+        ),
+        (
+            "sieve_script all {\n  type = before\n  cause {\n    append = yes\n  }\n}\n",
+            "/etc/dovecot: sieve_script all",
+            "this script would learn it once more",
+        ),
+    ],
+)
+def test_what_a_newer_dovecot_has_otherwise_is_a_conflict(
+    theirs: str, where: str, advice: str
+) -> None:
+    """It is named, and what to do about it."""
+    _, conflicts = dovecot.fitted(a_newer_dovecot(theirs), NEW_FRAGMENT)
+    assert [each.where for each in conflicts] == [where]
     assert advice in conflicts[0].advice
 
 

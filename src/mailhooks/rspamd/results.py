@@ -43,6 +43,7 @@ class LearnStatus(enum.Enum):
     CONDITION_DENIED = "condition-denied"
     PASSTHROUGH = "passthrough"
     EMPTY = "empty"
+    TOO_LARGE = "too-large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,9 @@ def classify_learn_answer(http_status: int, reason: str, body: bytes) -> LearnRe
             f"refuses us ({http_status} {_short(reason)}): learning needs Rspamd's enable_password,"
             " or our address in secure_ip"
         )
+    if http_status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        # Rspamd 4: the message has more bytes than its option max_message.
+        return LearnResult(LearnStatus.TOO_LARGE, "larger than Rspamd takes", http_status)
     texts = (reason, _error_text(body))
     for status, pattern, outcome in _LEARN_ANSWERS:
         for text in texts:
