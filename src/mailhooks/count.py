@@ -28,7 +28,7 @@ _DEFAULT_PORT = 6379
 
 
 class LearnCount:
-    """Asks on a connection of its own each time, so any thread may ask.
+    """Any thread may ask: each takes a connection that is idle, or opens one.
 
     Args:
         url: as in the settings.
@@ -44,6 +44,7 @@ class LearnCount:
         self._prefix = prefix
         self._shared_key = shared_key
         self._timeout_s = timeout_s
+        self._idle: list[socket.socket] = []
 
     def __call__(self, user: str) -> Mapping[Lesson, int]:
         """Both classes; zeros for a user who is not known.
@@ -53,19 +54,42 @@ class LearnCount:
         """
         key = (self._shared_key if user == SHARED_USER else self._prefix + user).encode()
         try:
-            with _connected(self._url, self._timeout_s) as connection:
-                commands = [*_greeting(self._url), (b"HMGET", key, *_FIELDS.values())]
-                connection.sendall(b"".join(_encoded(*command) for command in commands))
-                with connection.makefile("rb") as answers:
-                    for _ in commands[:-1]:
-                        _read(answers)
-                    counts = _read(answers)
-            return _counts(counts)
+            return _counts(self._asked((b"HMGET", key, *_FIELDS.values())))
         except (OSError, ValueError) as error:
             # A URL may hold a password.
             shown = re.sub(r"//[^/@]*@", "//", self._url)
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StatisticsError(f"Redis at {shown}: {reason}") from error
+
+    def __del__(self) -> None:
+        """Let go of idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _asked(self, command: tuple[bytes, ...]) -> bytes | list[bytes | None] | None:
+        with suppress(IndexError):
+            connection = self._idle.pop()
+            with suppress(ConnectionError):  # Redis was started anew, or closes what is idle
+                return self._answer(connection, [command])
+        return self._answer(
+            _connected(self._url, self._timeout_s), [*_greeting(self._url), command]
+        )
+
+    def _answer(
+        self, connection: socket.socket, commands: list[tuple[bytes, ...]]
+    ) -> bytes | list[bytes | None] | None:
+        """What is answered to the last command; the connection is idle then, or closed."""
+        try:
+            connection.sendall(b"".join(_encoded(*command) for command in commands))
+            with connection.makefile("rb") as answers:
+                for _ in commands[:-1]:
+                    _read(answers)
+                found = _read(answers)
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
+        return found
 
 
 def _counts(answer: bytes | list[bytes | None] | None) -> dict[Lesson, int]:

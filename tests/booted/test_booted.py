@@ -167,8 +167,10 @@ def test_keys_are_rotated_while_mail_flows() -> None:
 
 def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
     """As docs/lmtp.md says, in its sandbox: the verdict is its own, where Sieve gives none."""
+    is_new = run("dovecot", "--version").startswith("2.4")
+    none = "mail_plugins {\n    sieve = no\n  }" if is_new else "mail_plugins ="
     Path("/etc/dovecot/conf.d/99-no-sieve.conf").write_text(
-        "protocol lmtp {\n  mail_plugins =\n}\n", encoding="utf-8"
+        f"protocol lmtp {{\n  {none}\n}}\n", encoding="utf-8"
     )
     text = SETTINGS.read_text(encoding="utf-8")
     text = text.replace("mail_users = [", 'mail_users = ["mailhooks", ')
@@ -185,7 +187,7 @@ def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
     log = run("journalctl", "-u", "mailhooks-lmtp", "-o", "cat")
     assert "user=ann inbox: No, score=" in log
     findings = json.loads(run("mailhooks", "doctor", "--json", "--only", "lmtp socket"))
-    assert [each["level"] for each in findings] == ["ok"]
+    assert {each["level"] for each in findings} == {"ok"}
     pid = main_pid("mailhooks-lmtp")
     run("systemctl", "kill", "-s", "KILL", "mailhooks-lmtp")
     wait("the filter is back", lambda: main_pid("mailhooks-lmtp") not in (0, pid))

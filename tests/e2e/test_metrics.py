@@ -68,6 +68,7 @@ def test_a_delivery_and_a_move_are_counted_once_each(
         series("mailhooks_verdicts_total", folder="inbox", reason="score alone"): 1,
         series("mailhooks_milter_scores_total", result="scored"): 1,
         series("mailhooks_bayes_total", result="no opinion"): 1,
+        series("mailhooks_acquaintances_total", result="unknown"): 1,
         series("mailhooks_objective_score_count"): 1,
         series("mailhooks_classification_seconds_count"): 1,
         series("mailhooks_script_calls_total", program="mailhooks-classify", result="done"): 1,

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import tracemalloc
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from mailhooks.dovecot import (
 from mailhooks.errors import MailhooksError, ProtocolError, SpoolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 PATIENCE_S = 60.0  # for what must happen at all, on a machine however busy
 HEADER = encode_request(["learn"], {"USER": "alice"})
@@ -753,3 +754,83 @@ async def test_client_without_a_server(path: Path) -> None:
         silent.accept()[0].close()
         with pytest.raises(ProtocolError, match="reply of 0 bytes"):
             await pending
+
+
+async def test_a_whole_call_is_answered_without_the_event_loop(path: Path) -> None:
+    """A direct handler runs in a thread, and what it leaves to do is done after the answer."""
+    threads, done = [], threading.Event()
+
+    def direct(call: ScriptCall) -> tuple[bytes, Callable[[], None]]:
+        threads.append(threading.current_thread())
+        assert call.peer.pid == os.getpid()
+        return call.message, done.set
+
+    async def unused(_: ScriptCall) -> bytes:
+        raise AssertionError
+
+    async with serving(ScriptServer(path, unused, direct=direct)):
+        assert await asyncio.gather(*(call(path) for _ in range(20))) == [(MESSAGE, True)] * 20
+        assert await asyncio.to_thread(done.wait, PATIENCE_S)
+    assert threading.current_thread() not in threads
+    assert len(set(threads)) == 1
+
+
+@pytest.mark.parametrize("failure", [SpoolError("disk full"), RuntimeError("oops"), SystemExit(1)])
+async def test_a_direct_handler_that_fails_is_a_failure_for_dovecot_only(
+    path: Path, caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    """The answer says so at once, and the next call is served."""
+    failures = [failure]
+
+    def direct(call: ScriptCall) -> tuple[bytes, None]:
+        if failures:
+            raise failures.pop()
+        return call.message, None
+
+    async with serving(ScriptServer(path, echo, direct=direct)):
+        assert await call(path) == (b"", False)
+        assert await call(path) == (MESSAGE, True)
+    assert "failed" in caplog.text
+
+
+async def test_what_is_slow_large_or_wrong_goes_to_the_event_loop(path: Path) -> None:
+    """There nobody waits for it, with the same answers and refusals as ever."""
+
+    def direct(call: ScriptCall) -> tuple[bytes, None]:
+        return b"direct " + call.message, None
+
+    async with serving(ScriptServer(path, echo, direct=direct)):
+        with connected(path) as slow, connected(path) as silent, connected(path) as wrong:
+            await send(slow, HEADER[:9])
+            await send(wrong, b"nonsense\n")
+            wrong.shutdown(socket.SHUT_WR)
+            assert await reply_of(wrong) == b"-\n"
+            assert await call(path, b"quick") == (b"direct quick", True)
+            large = bytes(3 * MEBIBYTE)
+            assert await call(path, large) == (large, True)
+            await send(slow, HEADER[9:] + MESSAGE)
+            slow.shutdown(socket.SHUT_WR)
+            assert await reply_of(slow) == MESSAGE + b"+\n"
+            await send(silent, HEADER)
+            silent.shutdown(socket.SHUT_WR)
+            assert await reply_of(silent) == b"+\n"
+
+
+async def test_while_the_disk_does_not_answer_the_event_loop_takes_calls(path: Path) -> None:
+    """One call that is stuck holds up nobody else, and stopping does not wait for ever."""
+    entered, release = threading.Event(), threading.Event()
+
+    def direct(call: ScriptCall) -> tuple[bytes, None]:
+        entered.set()
+        release.wait(PATIENCE_S)
+        return b"late " + call.message, None
+
+    async with serving(ScriptServer(path, echo, direct=direct)):
+        stuck = asyncio.create_task(call(path, b"stuck"))
+        assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+        assert await call(path, b"other") == (b"other", True)
+        release.set()
+        assert await stuck == (b"late stuck", True)
+        # Only the lane answers again, once it is free.
+        while await call(path, b"again") != (b"late again", True):
+            await asyncio.sleep(0.05)

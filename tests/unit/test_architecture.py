@@ -16,7 +16,7 @@ RANKS = (
     {"errors", "hooks"},
     {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
     | {"readable", "doveconf", "acquaintance"},
-    {"score", "source", "setup", "bayes"},
+    {"score", "source", "setup", "bayes", "journal"},
     {
         "policy",
         "spool",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,3 +87,26 @@ def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     """Redis may be restarting."""
     with pytest.raises(StatisticsError, match="No such file"):
         LearnCount(f"unix://{tmp_path}/none", "RS")("u")
+
+
+def test_a_connection_is_used_again_until_redis_closes_it(tmp_path: Path) -> None:
+    """Two counts go over one connection, and a third one finds another by itself."""
+    ask = LearnCount(f"unix://{tmp_path}/s", "RS")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+
+        def serve() -> list[int]:
+            asked = []
+            for most in (2, 1):
+                with server.accept()[0] as connection:
+                    asked.append(0)
+                    while asked[-1] < most and connection.recv(65536):
+                        connection.sendall(COUNTS)
+                        asked[-1] += 1
+            return asked
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(serve)
+            assert [ask("u")[Lesson.SPAM] for _ in range(3)] == [14] * 3
+            assert asked.result(60) == [2, 1]

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -1036,3 +1037,19 @@ def test_a_count_noted_with_an_attempt_is_kept_until_it_proves_nothing(ledger: L
     ledger.forget_learns("s")
     assert ledger.learns_before("s") is None
     assert ledger.attempts() == {"s": 2}
+
+
+def test_the_log_is_written_into_the_file_while_others_go_on(tmp_path: Path) -> None:
+    """A thread does it every few hundred rows: no answer waits for it, and the log stays small."""
+    path = tmp_path / "ledger"
+    ledger = SqliteLedger(path)
+    size_bytes = path.stat().st_size
+    for number in range(1000):
+        ledger.record(answer(digest=f"{number:064d}"))
+    deadline = time.monotonic() + 60
+    while path.stat().st_size == size_bytes:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert path.with_name("ledger-wal").stat().st_size < 40_000_000
+    ledger.close()
+    assert not path.with_name("ledger-wal").exists()

@@ -23,7 +23,9 @@ def serve(config_path: Path) -> None:
     keys again. Takes its sockets from systemd, if it is handed any.
     """
     from mailhooks.daemon import serve as run
+    from mailhooks.daemon.memory import keep_small
 
+    keep_small()
     sockets = systemd.take_sockets()
     try:
         asyncio.run(

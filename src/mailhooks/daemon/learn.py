@@ -13,6 +13,7 @@ A message that teaches nothing is answered like any other, and nothing of it is 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mailhooks.daemon.peer import user_of
@@ -21,10 +22,12 @@ from mailhooks.lesson import Appended, Change, Event, Flagged, Moved, lesson_of
 from mailhooks.message import content_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mailhooks.config import MailboxSettings
     from mailhooks.daemon.samples import Samples
     from mailhooks.dovecot import ScriptCall
-    from mailhooks.lesson import MailboxRoles
+    from mailhooks.lesson import Lesson, MailboxRoles
 
 log = logging.getLogger("mailhooks.learn")
 
@@ -149,12 +152,30 @@ class Learner:
             ProtocolError: wrong arguments, or the caller may not speak for the user it names.
             SpoolError: the sample is not on disk.
         """
+        if (sample := self._sample(call)) is not None:
+            await self._samples.take(*sample.what, received=made)
+            sample.log()
+        return b""
+
+    def answer_directly(self, call: ScriptCall) -> tuple[bytes, Callable[[], None] | None]:
+        """The same for any thread; blocks. The second value is to be called afterwards."""
+        if (sample := self._sample(call)) is None:
+            return b"", None
+        entry = self._samples.keep(*sample.what)
+
+        def afterwards() -> None:
+            self._samples.notice(entry)
+            sample.log()
+
+        return b"", afterwards
+
+    def _sample(self, call: ScriptCall) -> _Sample | None:
         actor = user_of(call.env, call.peer.uid, self._mail_uids)
         event = event_of(call.args)
         lesson, origin = lesson_of(event, self._roles), ORIGINS[type(event)]
         if lesson is None:
             log.debug("user=%s: this %s teaches nothing", actor, origin)
-            return b""
+            return None
         user = learning_user(
             event,
             actor,
@@ -162,8 +183,18 @@ class Learner:
             roles=self._roles if self._owners_learn else None,
             mail_uids=self._mail_uids,
         )
-        digest = content_digest(call.message)
-        await self._samples.take(user, lesson, digest, origin, call.message, received=made)
-        by = "" if user == actor else f" by {actor}"
+        what = user, lesson, content_digest(call.message), origin, call.message
+        return _Sample(actor, what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Who acted, and what :meth:`Samples.take` wants to know."""
+
+    actor: str
+    what: tuple[str, Lesson, str, str, bytes]
+
+    def log(self) -> None:
+        user, lesson, digest, origin, _ = self.what
+        by = "" if user == self.actor else f" by {self.actor}"
         log.info("user=%s: sample %.12s taken: %s, %s%s", user, digest, lesson.value, origin, by)
-        return b""

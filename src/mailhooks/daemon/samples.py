@@ -21,6 +21,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("mailhooks.learn")
 
 PRUNE_EVERY_S = 86400.0
+
+NOTICED_S = 0.02
+"""How long samples taken by a thread are collected: waking the worker for each of a thousand
+that one user moves would take as long as taking them."""
 
 REFUSAL_S = 300.0
 """How long a sample that could not be put on disk counts as trouble.
@@ -120,12 +125,15 @@ class Samples:
         )
         self._changed = asyncio.Event()
         self._complaint: SpoolError | LedgerError | None = None
+        self._journal_complaint = ""
         # While Rspamd or Redis is away: tries in a row, and when the next one is due.
         self._outages = 0
         self._resume_at = 0.0
         # The last sample that could not be put on disk: when, and why.
         self._refusal: tuple[float, SpoolError] | None = None
         self._woke_s = self._looked_s = 0.0
+        self._noticed: deque[Entry] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def take(
         self,
@@ -150,22 +158,54 @@ class Samples:
         Raises:
             SpoolError: it is not durable, and the caller still owns it.
         """
+        self._add(
+            await asyncio.to_thread(
+                self.keep, user, lesson, digest, origin, message, received=received
+            )
+        )
+
+    def keep(
+        self,
+        user: str,
+        lesson: Lesson,
+        digest: str,
+        origin: str,
+        message: bytes,
+        *,
+        received: float | None = None,
+    ) -> Entry:
+        """The first half of :meth:`take`, for any thread; blocks. The other is :meth:`notice`."""
         label = Label(
             user=user,
             lesson=lesson,
             digest=digest,
             origin=origin,
             received=self._clock() if received is None else received,
+            size_bytes=len(message),
         )
         try:
-            entry = await asyncio.to_thread(self._spool.put, label, message)
+            entry = self._spool.put(label, message)
         except SpoolError as error:
             SPOOL_FAILURES.labels("take").inc()
             self._refusal = self._clock(), error
             raise
         self._refusal = None
         TAKEN.labels(origin, lesson.value).inc()
-        self._add(entry)
+        return entry
+
+    def notice(self, entry: Entry) -> None:
+        """Let the worker know of a sample that was kept; for any thread."""
+        # Before the worker runs nobody has to know: it looks through the spool first.
+        if self._loop is not None:
+            self._noticed.append(entry)
+            if len(self._noticed) == 1:
+                later = self._loop.call_later
+                self._loop.call_soon_threadsafe(later, NOTICED_S, self._add_noticed)
+        self._spool.make_ready()
+
+    def _add_noticed(self) -> None:
+        while self._noticed:
+            self._add(self._noticed.popleft())
 
     def delivered(self, user: str, lesson: Lesson) -> int:
         """How many of a user's deliveries wait to train as one class."""
@@ -220,6 +260,7 @@ class Samples:
 
     async def run(self) -> None:
         """Learn for ever; cancel to stop. Samples that are not finished stay in the spool."""
+        self._loop = asyncio.get_running_loop()
         WAITING.set_function(lambda: self.waiting)
         OLDEST_AGE.set_function(lambda: self.oldest_s)
         try:
@@ -265,6 +306,7 @@ class Samples:
         def read() -> list[Entry]:
             self._spool.prepare()
             self._spool.clean()
+            self._keep_journal()
             return list(self._spool.entries(self._groups.names))
 
         ledger = self._tutor.ledger
@@ -282,6 +324,18 @@ class Samples:
         if self._tutor.ledger is None:
             self._tutor.ledger = ledger
             self._changed.set()
+
+    def _keep_journal(self) -> None:
+        """Without a journal all is as safe, and slower: nothing to stop for."""
+        try:
+            self._spool.keep_journal()
+        except SpoolError as error:
+            # Said once for each trouble, not every few seconds.
+            if str(error) != self._journal_complaint:
+                self._journal_complaint = str(error)
+                log.warning("each sample waits for two syncs of the disk: %s", error)
+        else:
+            self._journal_complaint = ""
 
     async def _count_set_aside(self) -> None:
         # A file in bad/ that cannot be read is no reason to learn nothing.

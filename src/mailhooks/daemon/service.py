@@ -34,7 +34,8 @@ from mailhooks.systemd import Supervisor
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from mailhooks.config import RedisSettings
     from mailhooks.dovecot import ScriptCall
@@ -103,7 +104,7 @@ async def serve(
         )
         weights = weights_in(settings.redis)
         stack.callback(weights.close)
-        spool = Spool(daemon.spool_dir)
+        spool = await stack.enter_async_context(_spool_in(daemon.spool_dir))
         samples = Samples(
             spool,
             lambda: SqliteLedger(settings.learning.ledger_file),
@@ -130,9 +131,16 @@ async def serve(
                 await asyncio.to_thread(spool.prepare)
         servers: list[ScriptServer] = []
         stack.push_async_callback(_stop_all, servers, HANDED_OVER_STOP_S if sockets else STOP_S)
-        for name, handler in ((CLASSIFY_SOCKET, handlers.classify), (LEARN_SOCKET, handlers.learn)):
+        for name, handler, direct in (
+            (CLASSIFY_SOCKET, handlers.classify, None),
+            (LEARN_SOCKET, handlers.learn, handlers.learn_directly),
+        ):
             server = ScriptServer(
-                daemon.socket_dir / name, handler, limits=limits, sock=sockets.get(name)
+                daemon.socket_dir / name,
+                handler,
+                limits=limits,
+                sock=sockets.get(name),
+                direct=direct,
             )
             await server.start()
             servers.append(server)
@@ -192,6 +200,9 @@ class _Handlers:
 
     async def learn(self, call: ScriptCall, made: float | None = None) -> bytes:
         return await self._learner.answer(call, made)
+
+    def learn_directly(self, call: ScriptCall) -> tuple[bytes, Callable[[], None] | None]:
+        return self._learner.answer_directly(call)
 
     def reload(self, read: Settings) -> None:
         """Put new settings into force, and log which wait for a restart.
@@ -255,6 +266,18 @@ def weights_in(redis: RedisSettings) -> Weights:
     """Where a delivery learns how much its statistics know."""
     counts = LearnCount(redis.url, redis.key_prefix, redis.shared_key, timeout_s=WEIGHTS_TIMEOUT_S)
     return Weights(counts if redis.url else None, redis.min_learns)
+
+
+@contextlib.asynccontextmanager
+async def _spool_in(folder: Path) -> AsyncIterator[Spool]:
+    spool = Spool(folder)
+    try:
+        yield spool
+    finally:
+        try:
+            await asyncio.to_thread(spool.close)
+        except SpoolError as error:
+            log.warning("%s", error)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

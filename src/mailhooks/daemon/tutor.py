@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
@@ -49,6 +50,14 @@ for _outcome in (
     LEARNS.labels(_outcome)
 
 Count = Callable[[str, Lesson], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A message that is to be learned, and how many of its class were counted before."""
+
+    message: bytes
+    count: int | None
 
 
 class Tutor:
@@ -95,29 +104,41 @@ class Tutor:
         if chosen is None:
             LEARNS.labels("taken-back").inc()
             log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
-        else:
-            await self._teach(chosen)
-            await asyncio.to_thread(self._agree, chosen)
-        await asyncio.to_thread(self._remove, entries)
-
-    async def _teach(self, chosen: Entry) -> None:
-        await asyncio.to_thread(self._clear_up, chosen.label.user)
-        begun = await asyncio.to_thread(self._begin, chosen)
-        if begun is None:
+            await asyncio.to_thread(self._remove, entries)
             return
-        message, before = begun
-        label = chosen.label
-        try:
-            # In bulk, or Rspamd refuses what the last of its classifiers already judges so by
-            # 95 %: a user's word then would not count because others agree.
-            result = await self._rspamd.learn(message, label.lesson, user=label.user, bulk=True)
-        except RspamdError:
-            if not await asyncio.to_thread(self._has_ended, chosen, before):
-                raise
+        # All that blocks goes in two parts: each way to a thread and back has its price.
+        begun = await asyncio.to_thread(self._begin, chosen)
+        result: LearnResult | RspamdError | None = None
+        if begun is not None:
+            try:
+                # In bulk, or Rspamd refuses what the last of its classifiers already judges so
+                # by 95 %: a user's word then would not count because others agree.
+                result = await self._rspamd.learn(
+                    begun.message, chosen.label.lesson, user=chosen.label.user, bulk=True
+                )
+            except RspamdError as error:
+                result = error
+        await asyncio.to_thread(self._end, chosen, begun, result, entries)
+
+    def _end(
+        self,
+        chosen: Entry,
+        begun: _Begun | None,
+        result: LearnResult | RspamdError | None,
+        entries: list[Entry],
+    ) -> None:
+        """Note what came of it, and remove the samples; raises as :meth:`finish`."""
+        before = begun.count if begun is not None else None
+        if isinstance(result, RspamdError):
+            if not self._has_ended(chosen, before):
+                raise result
             result = LearnResult(LearnStatus.LEARNED, "counted", 0)
-        else:
-            await asyncio.to_thread(self._check, chosen, before, result)
-        await asyncio.to_thread(self._record, chosen, result, message)
+        elif result is not None:
+            self._check(chosen, before, result)
+        if begun is not None and result is not None:
+            self._record(chosen, result, begun.message)
+        self._agree(chosen)
+        self._remove(entries)
 
     def _learns(self, label: Label) -> int | None:
         return None if self._count is None else self._count(label.user, label.lesson)
@@ -167,8 +188,9 @@ class Tutor:
         if not self._has_ended(entry, before):
             raise RspamdUnavailable('Rspamd says "learned", but Redis does not count it')
 
-    def _begin(self, entry: Entry) -> tuple[bytes, int | None] | None:
-        """The message to be learned and the count before; None if nothing is to be learned."""
+    def _begin(self, entry: Entry) -> _Begun | None:
+        """What is to be learned; None if nothing is."""
+        self._clear_up(entry.label.user)
         ledger, label = self._opened(), entry.label
         taught = ledger.taught(label.user, label.digest)
         if taught is not None and taught.held is label.lesson:
@@ -196,7 +218,7 @@ class Tutor:
             LEARNS.labels("set-aside").inc()
             log.error("user=%s: sample %.12s: set aside, it kills the worker", *key_of(entry))
             return None
-        return message, before
+        return _Begun(message, before)
 
     def _agree(self, entry: Entry) -> None:
         """Keep a sample for the shared statistics once enough users agree about a message.
@@ -224,6 +246,7 @@ class Tutor:
                     digest=label.digest,
                     origin=AGREEMENT,
                     received=label.received,
+                    size_bytes=len(message),
                 ),
                 message,
             )

@@ -91,7 +91,12 @@ class ServerLimits:
 
 
 async def read_call(
-    sock: socket.socket, peer: Peer, limits: ServerLimits, memory: MessageMemory, share: Share
+    sock: socket.socket,
+    peer: Peer,
+    limits: ServerLimits,
+    memory: MessageMemory,
+    share: Share,
+    begun: bytes = b"",
 ) -> ScriptCall:
     """Read a call to the end of its input; the caller sets the deadline.
 
@@ -101,6 +106,7 @@ async def read_call(
         limits: largest header and message.
         memory: where the bytes read are counted.
         share: this call's part of it; the caller releases it.
+        begun: what was read of it before.
 
     Returns:
         The call.
@@ -114,7 +120,8 @@ async def read_call(
     parser = ScriptParser(limits.header)
     message = bytearray()
     is_first = True
-    while data := await _received(sock):
+    while data := begun or await _received(sock):
+        begun = b""
         message += parser.feed(data)
         if len(message) > limits.message_bytes:
             raise ProtocolError(f"message is larger than {limits.message_bytes} bytes")
@@ -126,7 +133,7 @@ async def read_call(
             await asyncio.sleep(0)
         is_first = False
     request = parser.close()
-    if request.wants_reply and _hung_up(sock):
+    if request.wants_reply and hung_up(sock):
         # Dovecot stays for the answer. A peer that dies also ends its input,
         # and half a message must not pass for a whole one.
         raise ConnectionResetError("hung up; the message may be cut short")
@@ -159,7 +166,7 @@ async def discard(sock: socket.socket, limit_bytes: int) -> None:
         await asyncio.sleep(0)
 
 
-def _hung_up(sock: socket.socket) -> bool:
+def hung_up(sock: socket.socket) -> bool:
     """Tell a peer that closed from one that only ended its input (poll(2))."""
     poller = poll()
     poller.register(sock, 0)

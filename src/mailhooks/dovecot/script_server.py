@@ -6,6 +6,10 @@ everything in it is accepted whenever the loop comes round. A connection costs
 one task. Its input is read to the end before anything is answered, refused
 calls included, because Dovecot takes an early answer for a broken pipe.
 
+A handler that blocks for a short time may answer in a thread of its own, without the
+event loop (:mod:`mailhooks.dovecot.lane`); the loop then takes what is slow, large or
+wrong, and all of it while that thread is held up.
+
 Every step has a hard deadline. A handler that wants to say something better
 than ``-`` keeps its own, counted from ``ScriptCall.accepted_at_s``.
 """
@@ -16,12 +20,13 @@ import asyncio
 import logging
 import resource
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import Counter, Gauge
 
-from mailhooks.dovecot import listener
+from mailhooks.dovecot import lane, listener
 from mailhooks.dovecot.memory import MessageMemory, Share
 from mailhooks.dovecot.script_call import (
     PIECE_BYTES,
@@ -44,6 +49,7 @@ log = logging.getLogger("mailhooks.dovecot")
 _FAILURE: Final = encode_reply(b"", ok=False)
 _ACCEPT_PAUSE_S: Final = 0.2
 _CANCEL_WAIT_S: Final = 1.0
+_LANE_HELD_UP_S: Final = 0.5
 
 CALLS = Counter(
     "mailhooks_script_calls_total",
@@ -76,6 +82,7 @@ class ScriptServer:
         gid: int | None = None,
         dir_mode: int = 0o755,
         sock: socket.socket | None = None,
+        direct: Callable[[ScriptCall], lane.Answer] | None = None,
     ) -> None:
         """Prepare; nothing is opened before ``start``.
 
@@ -91,6 +98,8 @@ class ScriptServer:
             sock: a socket opened by somebody else, such as systemd; ``path``
                 then only names the program and no file is touched. The server
                 closes it.
+            direct: answers one call in a thread, and may block for as long as the disk
+                takes; its output is sent like the handler's.
         """
         self.memory = MessageMemory((limits or ServerLimits()).memory_bytes, PIECE_BYTES)
         self._path = Path(path)
@@ -98,6 +107,8 @@ class ScriptServer:
         self._limits = limits or ServerLimits()
         self._mode, self._gid, self._dir_mode = mode, gid, dir_mode
         self._sock = sock
+        self._direct = direct
+        self._lane: lane.Lane | None = None
         self._file: tuple[int, int] | None = None  # identity of the file we made
         self._accepting = self._full = False
         self._max_connections = self._limits.connections
@@ -128,7 +139,19 @@ class ScriptServer:
         open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if open_files != resource.RLIM_INFINITY:
             self._max_connections = max(1, min(self._limits.connections, open_files // 4))
-        self._resume()
+        if self._direct is None:
+            self._resume()
+            return
+        loop = asyncio.get_running_loop()
+
+        def hand_over(connection: socket.socket, begun: bytes) -> None:
+            connection.setblocking(False)
+            loop.call_soon_threadsafe(self._begin, connection, begun)
+
+        answer = partial(self._answer_directly, self._direct)
+        self._lane = lane.Lane(self._sock, answer, hand_over, self._is_at_limit, self._limits)
+        self._lane.start()
+        self._watch_lane()
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Stop accepting, let calls finish, then answer the rest with a failure.
@@ -143,14 +166,27 @@ class ScriptServer:
         sock = self._sock
         if sock is None:
             return
+        self._sock = None
+        if self._lane is not None:
+            await asyncio.to_thread(self._lane.stop, grace_s)
         if self._file is not None:
             listener.remove(self._path, self._file)
             self._accept(sock)
         self._pause(sock)
-        self._sock = self._file = None
+        self._file = None
         sock.close()
         await _finish(self._connections, grace_s)
         await _finish(self._late, 0)
+
+    def _watch_lane(self) -> None:
+        """Accept here, too, while the lane is held up by a disk that does not answer."""
+        if self._sock is None or self._lane is None:
+            return
+        if self._lane.busy_s() > _LANE_HELD_UP_S:
+            self._resume()
+        elif self._accepting:
+            self._pause(self._sock)
+        asyncio.get_running_loop().call_later(_LANE_HELD_UP_S, self._watch_lane)
 
     def _resume(self) -> None:
         if self._sock is not None and not self._accepting:
@@ -164,7 +200,7 @@ class ScriptServer:
     def _accept(self, sock: socket.socket) -> None:
         """Accept all who wait; those beyond the limit go on waiting in the backlog."""
         loop = asyncio.get_running_loop()
-        while len(self._connections) < self._max_connections:
+        while not self._is_at_limit():
             try:
                 connection, _ = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -175,29 +211,38 @@ class ScriptServer:
                 loop.call_later(_ACCEPT_PAUSE_S, self._resume)
                 return
             connection.setblocking(False)
-            task = loop.create_task(self._serve(connection))
-            self._connections.add(task)
-            task.add_done_callback(self._closed)
+            self._begin(connection)
         self._pause(sock)
+
+    def _is_at_limit(self) -> bool:
+        if len(self._connections) < self._max_connections:
+            return False
         if not self._full:
             self._full = True
             log.warning("%s: %d connections, more wait", self._path.name, self._max_connections)
+        return True
+
+    def _begin(self, connection: socket.socket, begun: bytes = b"") -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(connection, begun))
+        self._connections.add(task)
+        task.add_done_callback(self._closed)
 
     def _closed(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         self._late.discard(task)
         if len(self._connections) <= self._max_connections // 2:
             self._full = False
-        self._resume()
+        if self._lane is None:
+            self._resume()
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket, begun: bytes) -> None:
         who = self._path.name
         self._open.inc()
         with sock:
             try:
                 peer = Peer.of(sock)
                 who = f"{who}: uid {peer.uid} pid {peer.pid}"
-                reply = await self._converse(sock, peer, who)
+                reply = await self._converse(sock, peer, who, begun)
                 if self._is_late():
                     return
                 if reply == _FAILURE:
@@ -228,14 +273,14 @@ class ScriptServer:
             async with asyncio.timeout(self._limits.reply_timeout_s):
                 await asyncio.get_running_loop().sock_sendall(sock, reply[sent:])
 
-    async def _converse(self, sock: socket.socket, peer: Peer, who: str) -> bytes:
+    async def _converse(self, sock: socket.socket, peer: Peer, who: str, begun: bytes) -> bytes:
         """Read one call and return the bytes of its answer."""
         deadline = asyncio.get_running_loop().time() + self._limits.read_timeout_s
         share = Share()
         result = "refused"
         try:
             async with asyncio.timeout_at(deadline):
-                call = await read_call(sock, peer, self._limits, self.memory, share)
+                call = await read_call(sock, peer, self._limits, self.memory, share, begun)
             result = "failed"
             reply = await self._answer(call, sock, share, who)
             if reply != _FAILURE:
@@ -255,6 +300,24 @@ class ScriptServer:
             async with asyncio.timeout_at(deadline):
                 await discard(sock, self._limits.discard_bytes)
         return _FAILURE
+
+    def _answer_directly(
+        self, direct: Callable[[ScriptCall], lane.Answer], call: ScriptCall
+    ) -> lane.Answer:
+        """In the lane's thread; never raises."""
+        afterwards = None
+        try:
+            output, afterwards = direct(call)
+            reply, result = encode_reply(output, ok=True), "done"
+        except (Exception, SystemExit) as error:
+            who = f"{self._path.name}: uid {call.peer.uid} pid {call.peer.pid}"
+            if isinstance(error, MailhooksError):
+                log.warning("%s: failed: %s", who, error)
+            else:
+                log.exception("%s: failed: a bug", who)
+            reply, result = _FAILURE, "failed"
+        self._results[result].inc()
+        return reply, afterwards
 
     async def _answer(self, call: ScriptCall, sock: socket.socket, share: Share, who: str) -> bytes:
         """Run the handler; :meth:`_give_up` answers for one that takes too long."""

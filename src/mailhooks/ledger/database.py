@@ -9,6 +9,10 @@ answers "already learned". Redis syncs its own file once a second by default,
 so with ``FULL`` the ledger could hold what the statistics lost, and nothing
 would ever bring it back. Attempts guard against a sample that kills the
 process, for which the same is enough. So no commit waits for the disk.
+
+What is in the log has to be written into the file one day, and that does wait:
+for pages all over the file, the more the larger it is. A thread does it, with a
+connection of its own, while others go on writing into the log.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import sqlite3
 import stat
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +34,12 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 10.0
 """How long a call waits for another process's write before it fails."""
+
+CHECKPOINT_ROWS = 500
+"""Rows changed before a thread writes the log into the file; some thousand pages."""
+
+MOST_LOG_PAGES = 8000
+"""A log of that size, 32 MB, is written by whoever commits: the thread does not keep up."""
 
 _PAUSE_S = 0.01
 _IN_MEMORY = ":memory:"
@@ -54,6 +64,8 @@ class Database:
     def __init__(self, path: Path | str) -> None:
         self._path = str(path)
         self._lock = threading.Lock()
+        self._checkpointed = 0
+        self._checkpoint: threading.Thread | None = None
         with self._failures_explained():
             if self._path != _IN_MEMORY:
                 _make_private(Path(path))
@@ -74,6 +86,9 @@ class Database:
         migrate(self._connection, MIGRATIONS)
         self._switch_to_wal()
         self._connection.execute("PRAGMA synchronous = NORMAL")
+        # A service keeps two of these open; what is not here is in the kernel's cache.
+        self._connection.execute("PRAGMA cache_size = -1000")
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_LOG_PAGES}")
         self._connection.execute("PRAGMA foreign_keys = ON")
         # A user who is forgotten shall not linger in unused pages.
         self._connection.execute("PRAGMA secure_delete = ON")
@@ -111,6 +126,7 @@ class Database:
                 self._connection.execute(f"BEGIN {kind}")
                 yield self._connection
                 self._connection.execute("COMMIT")
+                self._checkpoint_soon()
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
@@ -122,12 +138,33 @@ class Database:
         Best effort: if another process reads on, or the disk is full, it happens later by itself.
         """
         with self._lock, suppress(sqlite3.OperationalError):
+            if self._checkpoint is not None:
+                self._checkpoint.join()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Let go of the file; harmless to repeat."""
         with self._lock, self._failures_explained():
+            if self._checkpoint is not None:
+                # Or it might close the file last, and would have to remove the log.
+                self._checkpoint.join()
             self._connection.close()
+
+    def _checkpoint_soon(self) -> None:
+        if self._connection.total_changes - self._checkpointed < CHECKPOINT_ROWS:
+            return
+        if self._path != _IN_MEMORY and (
+            self._checkpoint is None or not self._checkpoint.is_alive()
+        ):
+            self._checkpointed = self._connection.total_changes
+            self._checkpoint = threading.Thread(target=self._write_log_into_file, daemon=True)
+            self._checkpoint.start()
+
+    def _write_log_into_file(self) -> None:
+        # Best effort: what is left is written the next time, or by whoever commits.
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self._path)) as connection:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def _failures_explained(self) -> Iterator[None]:
