@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from delivered import identified, judged, message_id, status
 
+from mailhooks.errors import LabError
 from mailhooks.lab.host import ADDRESS
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.message import read_header
 
 if TYPE_CHECKING:
-    from mailhooks.errors import LabError
-from mailhooks.lab import Lab
+    from mailhooks.lab import Lab
 
 Train = Callable[[str, LetterKind], None]
 
