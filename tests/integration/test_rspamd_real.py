@@ -199,7 +199,7 @@ async def test_without_redis_a_learn_is_temporary(
 ) -> None:
     """Rspamd 3.4 then claims with a 404 that it has already learned the sample."""
     with redis_out_of_reach(rspamd):
-        with pytest.raises(RspamdUnavailable, match=r"(?i)redis"):
+        with pytest.raises(RspamdUnavailable, match=r"[Rr]edis"):
             await client.learn_spam(mail(SPAM), user=user)
         assert await client.check_bayes(mail(SPAM), user=user) is None
     assert (await client.learn_spam(mail(SPAM), user=user)).status is LearnStatus.LEARNED
