@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 from delivered import identified, judged, message_id, status
 
-from mailhooks.errors import LabError
 from mailhooks.lab.host import ADDRESS
 from mailhooks.lab.letters import LetterBox, LetterKind
 from mailhooks.message import read_header
@@ -187,13 +186,7 @@ def test_no_header_sheds_the_milter_score(
     """Servers may fold, break and add headers on the way: the score stays verified."""
     name = people[0]
     spam = identified(box.spam([f"{name}@mail.example"]).raw)
-    try:
-        lab.send(header + b"\r\n" + spam, [name])
-    except LabError as refused:
-        # Rspamd 4.1 gives such an address so many points that the message gets no further.
-        assert "5.7.1 Spam message rejected" in str(refused)
-        assert header.endswith(b"n@example.org")
-        return
+    lab.send(header + b"\r\n" + spam, [name])
     copy = lab.mailbox(name).wait_for(message_id(spam))
     assert copy.folder == "Junk", status(copy.raw)
 
