@@ -113,7 +113,7 @@ def test_a_verdict_is_explained_as_it_was_given_and_with_what_became_of_it(
     assert tuned["now"]["ham_in_junk"] == 1
     assert tuned["thresholds"][-1]["ham_in_junk"] == 0
     text = run(lab, "explain", "-", given=copy.raw)
-    assert re.search(r"(?m)^milter score: +-?[\d.]+ of 15\.00, .*; signature valid$", text)
+    assert re.search(r"(?m)^milter score: +-?[\d.]+ of 100\.00, .*; signature valid$", text)
     assert re.search(r"(?m)^ +corrected by the user as ham, ", text)
 
 
