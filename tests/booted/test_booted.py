@@ -190,7 +190,8 @@ def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
     assert {each["level"] for each in findings} == {"ok"}
     pid = main_pid("mailhooks-lmtp")
     run("systemctl", "kill", "-s", "KILL", "mailhooks-lmtp")
-    wait("the filter is back", lambda: main_pid("mailhooks-lmtp") not in (0, pid))
+    wait("it is started again", lambda: main_pid("mailhooks-lmtp") not in (0, pid))
+    wait("it listens", lambda: stock_host.listens(10026))
     send("ann@localhost", "filtered again")
     assert "X-Spam-Status: No, score=" in delivered("filtered again")
     run("systemctl", "stop", "mailhooks-lmtp")
