@@ -195,7 +195,10 @@ class Spool:
 
     def _write(self, name: str, content: bytes, *, is_synced: bool) -> None:
         """Put a file into new/; nothing is left behind if that fails."""
-        descriptor, temporary = self._ready.pop() if self._ready else self._created()
+        try:
+            descriptor, temporary = self._ready.pop()
+        except IndexError:  # none there, or another thread was quicker
+            descriptor, temporary = self._created()
         try:
             try:
                 written = 0

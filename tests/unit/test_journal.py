@@ -245,6 +245,23 @@ def test_one_process_at_a_time_keeps_the_journal(tmp_path: Path) -> None:
     second.close()
 
 
+class TakenMeanwhile(list[tuple[int, str]]):
+    """Spare files of which another thread takes the last between look and reach."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def test_a_spare_file_that_another_thread_takes_first_is_no_error(tmp_path: Path) -> None:
+    """The learning socket and a delivery take samples at once, each in a thread of its own."""
+    spool = opened(tmp_path)
+    spool._ready = TakenMeanwhile()
+    name = put(spool, b"hello")
+    assert held(spool) == {name: b"hello"}
+    spool._ready = []
+    spool.close()
+
+
 def test_threads_share_syncs_and_lose_nothing(tmp_path: Path, boot: Path) -> None:
     """Whoever has waited for another's sync is as safe as who made it, checkpoints included."""
     spool = opened(tmp_path)
