@@ -200,15 +200,19 @@ class SqliteLedger(Ledger):
         """What became of a user's earlier messages with some traits; one never met is left out."""
         named = {self._hash(user, trait): trait for trait in traits}
         marks = ", ".join("?" * len(named))
-        with self._database.transaction("DEFERRED") as db:
-            rows = db.execute(
-                "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"  # noqa: S608
-                f" WHERE user = ? AND trait IN ({marks})",
-                (user, *named),
-            ).fetchall()
-            itself = db.execute(
-                "SELECT word, traits FROM counted WHERE user = ? AND digest = ?", (user, digest)
-            ).fetchone()
+        statement = (
+            "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"  # noqa: S608
+            f" WHERE user = ? AND trait IN ({marks})"
+        )
+        if digest is None:  # a delivery, which is waited for
+            rows, itself = self._database.rows(statement, (user, *named)), None
+        else:
+            with self._database.transaction("DEFERRED") as db:
+                rows = db.execute(statement, (user, *named)).fetchall()
+                itself = db.execute(
+                    "SELECT word, traits FROM counted WHERE user = ? AND digest = ?",
+                    (user, digest),
+                ).fetchone()
         found = {trait: Past(*numbers) for trait, *numbers in rows}
         if itself is not None and (word := Word(itself[0])) in _LEFT:
             for trait in found.keys() & _split(itself[1]):
