@@ -80,16 +80,15 @@ class SqliteLedger(Ledger):
 
     def taught(self, user: str, digest: str) -> Taught | None:
         """What this user was taught of this message; None if there never was an answer."""
-        with self._database.transaction("DEFERRED") as db:
-            row = db.execute(
-                "SELECT held, lesson, outcome, origin, detail, time"
-                " FROM message JOIN answer ON answer.message = message.id"
-                " WHERE user = ? AND digest = ? ORDER BY answer.id DESC LIMIT 1",
-                (user, digest),
-            ).fetchone()
-        if row is None:
+        rows = self._database.rows(
+            "SELECT held, lesson, outcome, origin, detail, time"
+            " FROM message JOIN answer ON answer.message = message.id"
+            " WHERE user = ? AND digest = ? ORDER BY answer.id DESC LIMIT 1",
+            (user, digest),
+        )
+        if not rows:
             return None
-        held, lesson, outcome, origin, detail, answered = row
+        held, lesson, outcome, origin, detail, answered = rows[0]
         return Taught(
             Lesson(held) if held else None,
             Answer(
