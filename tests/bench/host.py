@@ -43,7 +43,7 @@ TAUGHT = 60
 BAYES_ONLY = '{"groups_enabled":["statistics"]}'
 PIPERS = tuple(f"piping{number}" for number in range(5))
 BULK = "--header Learn-Type=bulk"
-CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "bare")
+CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "unmarked", "bare")
 PAUSE_S = 0.02
 # The topmost trace fields, down to the first Received.
 _DOVECOT = re.compile(
@@ -92,6 +92,7 @@ class BenchHost:
     * ``piping0`` and so on: imapsieve pipes to a shell and rspamc; a fresh one each round
     * ``plain``: IMAP without imapsieve
     * ``idle``: IMAP with imapsieve and an empty script
+    * ``unmarked``: IMAP with imapsieve, but not for changed flags
     * ``bare``: only Rspamd knows it
 
     Attributes:
@@ -242,6 +243,7 @@ class BenchHost:
             # An empty value would mean "yes"; zlib does nothing for a flag.
             "idle": [f"imapsieve_mailbox1_before=file:{self.folder}/idle.sieve"],
             "plain": ["mail_plugins=zlib"],
+            "unmarked": ["imapsieve_mailbox1_causes=COPY"],
             "bare": [],
         }
         lines = [
