@@ -73,9 +73,7 @@ def test_mail_gets_through_when_a_part_hangs(
         assert len(lab.mailbox(name).find(message_id(raw))) == 1
 
 
-def test_a_call_that_fails_is_made_again(
-    lab: Lab, people: list[str], box: LetterBox
-) -> None:
+def test_a_call_that_fails_is_made_again(lab: Lab, people: list[str], box: LetterBox) -> None:
     """The verdict is there although Dovecot's first call came to nothing, as on a busy host."""
     raw = box.personal([f"{people[0]}@mail.example"]).raw
     path = lab.root / "run/mailhooks/mailhooks-classify"
