@@ -303,7 +303,7 @@ async def test_a_journal_that_cannot_be_opened_is_told_and_keeps_nobody_from_bei
     other.prepare()
     other.keep_journal(segment_bytes=1 << 16)
     async with running(samples):
-        await until(lambda: samples.journal_trouble)
+        await until(lambda: samples.journal_trouble != "")
         assert value(usable) == 0
         status, state = await health_of(samples, tmp_path)
         assert (status, state["ok"]) == (200, True)
