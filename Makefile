@@ -12,9 +12,10 @@
 #   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
 #   make matrix        the tests with real servers on Debian 12, 13 and 14, in fresh roots;
 #                      RELEASES="12 13" for some of them, TESTS="setup core" for the main job
-#   make deb           a Debian package of mailhooks for this release, in build
+#   make deb           a Debian package of mailhooks for this release, in build;
+#                      RELEASE=trixie for another one, built in a fresh root of it
 #   make deb-test      install, use and remove it in a fresh Debian made for that, under
-#                      systemd, OpenRC, runit and s6
+#                      systemd, OpenRC, runit and s6, with Redis and Valkey; RELEASE as above
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -85,19 +86,21 @@ matrix: test-packages $(VENV)/.wheel $(VENV)/.dev
 	    --packages "$(ROOT_PACKAGES)" $(if $(RELEASES),--releases "$(RELEASES)") \
 	    $(if $(TESTS),--tests "$(TESTS)")
 
-# With Debian's own Python, which is what the package will run with.
-deb: build/deb/.built
+# With Debian's own Python, which is what the package will run with. What is for another
+# release is built there, by root, in a folder of its own.
+DEB := build/deb$(addprefix /,$(RELEASE))
+deb: $(DEB)/.built
 
-build/deb/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
-		$(shell find docs contrib -type f)
-	rm -rf build/deb
-	tools/build-deb build/wheel/*.whl build/deb
-	touch $@
+$(DEB)/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
+		$(shell find docs contrib -type f) $(if $(RELEASE),| test-packages)
+	$(if $(RELEASE),$(SUDO)) rm -rf $(DEB)
+	$(if $(RELEASE),$(SUDO)) tools/build-deb build/wheel/*.whl $(DEB) $(RELEASE)
+	$(if $(RELEASE),$(SUDO)) touch $@
 
 deb-test: PACKAGES += lintian
 deb-test: deb test-packages
-	lintian --allow-root --fail-on error,warning build/deb/*.deb
-	$(SUDO) tools/test-deb build/deb/*.deb
+	lintian --allow-root --fail-on error,warning $(DEB)/*.deb
+	$(SUDO) $(if $(RELEASE),RELEASE=$(RELEASE)) tools/test-deb $(DEB)/*.deb
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
