@@ -126,7 +126,8 @@ plugin {
     "2.4": Names(
         classify="sieve_script/mailhooks-classify/path=",
         learn="sieve_script/mailhooks-learn/path=",
-        no_imapsieve="mail_plugins/imap_sieve=no",
+        # Dovecot 2.4.1 takes no single one out of what protocol imap has.
+        no_imapsieve="mail_plugins=",
         extra="""
 passdb passwd-file {
   passwd_file_path = FOLDER/users
