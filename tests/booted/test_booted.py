@@ -25,7 +25,11 @@ DOVECOT_GIVES_UP_S = 10
 CALL = """
 import asyncio
 from mailhooks.dovecot import call_script
-message = b"From: a@example.org\\r\\nSubject: hello\\r\\n\\r\\nhello\\r\\n"
+headers = (
+    "From: a@example.org", "To: ann@localhost", "Subject: hello", "MIME-Version: 1.0",
+    "Message-ID: <2@example.org>", "Date: Mon, 1 Jun 2026 12:00:00 +0000",
+)
+message = "\\r\\n".join((*headers, "", "hello", "")).encode()
 env = {"USER": "ann", "SENDER": "a@example.org"}
 path = "/run/mailhooks/mailhooks-classify"
 print(asyncio.run(call_script(path, (), env, message, timeout_s=60)))
