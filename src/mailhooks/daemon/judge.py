@@ -42,10 +42,14 @@ ACQUAINTANCE_SHARE = 0.25
 
 FULL_SCAN = {
     "groups_disabled": ["statistics", "hfilter"],
-    "symbols_disabled": ["GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"],
+    "symbols_disabled": [
+        *("GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"),
+        "REPLIES_SET",
+    ],
 }
 """Settings of a full scan at delivery: no Bayes, which runs apart; no judgement of an SMTP client
-that is not there (hfilter alone would give 2.5 points); nothing that counts a message again."""
+that is not there (hfilter alone would give 2.5 points); nothing that counts a message again, or
+takes it, since it comes from a local address, for one that a user has sent (REPLIES_SET)."""
 
 STRANGERS = (b"x-spam", b"x-mailhooks-", b"x-rspamd-")
 """Header names whose claims no full scan shall see; at delivery they are removed."""

@@ -35,6 +35,7 @@ from mailhooks.lab import elsewhere
 from mailhooks.lab.certificates import make_certificates
 from mailhooks.lab.dkim import DkimRecord, make_dkim_key, selector_of
 from mailhooks.lab.mailbox import Mailbox
+from mailhooks.lab.patterns import uncompiled
 from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
 from mailhooks.rspamd import RspamdClient
 from mailhooks.setup import copy_sieve, installed_generation, render_tree
@@ -550,7 +551,8 @@ class Lab:
         sockets = root / "run/mailhooks"
 
         def rspamd_ready() -> bool:
-            return all(tcp_answers(ADDRESS, port) for port in (scan, learn, milter))
+            ports = all(tcp_answers(ADDRESS, port) for port in (scan, learn, milter))
+            return ports and not uncompiled(self.log("rspamd"))
 
         for server in (
             Server(
