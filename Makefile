@@ -25,15 +25,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The servers, and what pymilter is compiled with.
+# What pymilter is compiled with; and the servers, with Valkey if a host has that for Redis.
+BUILD_PACKAGES := libmilter-dev gcc libc6-dev python3-dev python3-venv
+REDIS := $(if $(wildcard /usr/bin/redis-server),redis,$(if $(wildcard \
+	/usr/bin/valkey-server),valkey,redis))
 PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
-	rspamd redis-server redis-tools openssl \
-	libmilter-dev gcc libc6-dev python3-dev python3-venv
+	rspamd $(REDIS)-server $(REDIS)-tools openssl $(BUILD_PACKAGES)
 # What only tests need: databases, foreign programs to speak to, systemd's own
 # judgement of our units, what shows manual pages, and fresh Debians.
 TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd man-db mandoc debootstrap
 # What a fresh Debian gets for the tests.
-ROOT_PACKAGES := $(filter-out debootstrap,$(PACKAGES) $(TEST_PACKAGES)) iproute2 procps
+ROOT_PACKAGES := $(patsubst valkey-%,redis-%,$(filter-out debootstrap,$(PACKAGES) \
+	$(TEST_PACKAGES))) iproute2 procps
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md \
 	tools/manpages.py tools/build_man.py $(wildcard docs/*.md)
@@ -41,7 +44,7 @@ SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml REA
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test lint unit integration e2e storm accuracy bench matrix deb deb-test packages \
-	test-packages clean
+	test-packages build-packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -92,7 +95,7 @@ DEB := build/deb$(addprefix /,$(RELEASE))
 deb: $(DEB)/.built
 
 $(DEB)/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
-		$(shell find docs contrib -type f) $(if $(RELEASE),| test-packages)
+		$(shell find docs contrib -type f) $(if $(RELEASE),| build-packages)
 	$(if $(RELEASE),$(SUDO)) rm -rf $(DEB)
 	$(if $(RELEASE),$(SUDO)) tools/build-deb build/wheel/*.whl $(DEB) $(RELEASE)
 	$(if $(RELEASE),$(SUDO)) touch $@
@@ -105,14 +108,15 @@ deb-test: deb test-packages
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
 test-packages: PACKAGES += $(TEST_PACKAGES)
-packages test-packages:
+build-packages: PACKAGES := $(BUILD_PACKAGES) $(if $(RELEASE),debootstrap)
+packages test-packages build-packages:
 	@missing=; for package in $(PACKAGES); do \
 	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 	        || missing="$$missing $$package"; \
 	done; \
 	if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
 
-$(BIN)/python: | packages
+$(BIN)/python: | build-packages
 	$(PYTHON) -m venv $(VENV)
 
 # The wheel itself is what the demo and the tests run, never the source tree. Its manual

@@ -22,10 +22,16 @@ from stock_host import REDIS, delivered, run, send, tree, wait
 UNITS = ("mailhooks", "mailhooks-milter", "mailhooks-classify.socket", "mailhooks-learn.socket")
 SETTINGS = Path("/etc/mailhooks/mailhooks.toml")
 DOVECOT_GIVES_UP_S = 10
+# What an administrator has copied before the package goes.
+KEPT: dict[Path, bytes] = {}
 CALL = """
 import asyncio
 from mailhooks.dovecot import call_script
-message = b"From: a@example.org\\r\\nSubject: hello\\r\\n\\r\\nhello\\r\\n"
+headers = (
+    "From: a@example.org", "To: ann@localhost", "Subject: hello", "MIME-Version: 1.0",
+    "Message-ID: <2@example.org>", "Date: Mon, 1 Jun 2026 12:00:00 +0000",
+)
+message = "\\r\\n".join((*headers, "", "hello", "")).encode()
 env = {"USER": "ann", "SENDER": "a@example.org"}
 path = "/run/mailhooks/mailhooks-classify"
 print(asyncio.run(call_script(path, (), env, message, timeout_s=60)))
@@ -260,6 +266,7 @@ def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
 
 def test_the_package_takes_everything_with_it() -> None:
     """Its removal stops all services, the filter that was enabled by hand too."""
+    KEPT.update({path: path.read_bytes() for path in (SETTINGS, SETTINGS.with_name("keys"))})
     said = run("dpkg", "--remove", "mailhooks")
     assert "mailbox_transport = lmtp:inet:127.0.0.1:10026 still leads to `mailhooks lmtp`" in said
     for unit in (*UNITS, "mailhooks-lmtp"):
@@ -268,3 +275,23 @@ def test_the_package_takes_everything_with_it() -> None:
     run("getent", "passwd", "mailhooks", ok=False)
     assert "mailhooks" not in run("postconf", "-n")
     assert not Path("/etc/dovecot/conf.d/99-mailhooks.conf").exists()
+
+
+def test_the_next_package_goes_on_where_the_last_one_ended() -> None:
+    """As after an upgrade to another Debian, which takes the package away: nothing is unlearned."""
+    Path("/etc/dovecot/conf.d/99-no-sieve.conf").unlink()
+    run("postconf", "-e", "mailbox_transport = lmtp:unix:private/dovecot-lmtp")
+    run("dpkg", "-i", "/root/mailhooks.deb")
+    SETTINGS.parent.mkdir()
+    for path, content in KEPT.items():
+        path.write_bytes(content)
+    run("mailhooks", "setup", "--apply")
+    assert SETTINGS.stat().st_mode & 0o777 == 0o640
+    wait("Rspamd answers", lambda: all(map(stock_host.listens, (11332, 11333, 11334))))
+    findings = json.loads(run("mailhooks", "doctor", "--json"))
+    assert not [each for each in findings if each["level"] != "ok"]
+    assert taught() == (1, 1)
+    rows = json.loads(run("mailhooks", "stats", "--user", "ann", "--json"))
+    assert rows[0]["ledger"] == {"spam": 1, "ham": 1}
+    send("ann@localhost", "after all that")
+    assert "bayes=none" not in delivered("after all that").partition("\n\n")[0]
