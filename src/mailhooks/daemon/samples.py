@@ -77,6 +77,10 @@ OLDEST_AGE = Gauge(
     "Time since the user acted whose sample waits longest; 0 without one.",
 )
 SET_ASIDE = Gauge("mailhooks_samples_set_aside", "Files in the spool's folder bad/.")
+JOURNAL = Gauge(
+    "mailhooks_spool_journal_usable",
+    "1 while samples are taken by way of the spool's journal, 0 while each is synced by itself.",
+)
 SPOOL_FAILURES = Counter(
     "mailhooks_spool_failures_total", "Times the spool could not be used.", ["during"]
 )
@@ -254,6 +258,11 @@ class Samples:
         return not isinstance(self._complaint, SpoolError) and not self._refused_lately
 
     @property
+    def journal_trouble(self) -> str:
+        """Why samples are taken without the journal, which is safe and slower; else empty."""
+        return self._journal_complaint
+
+    @property
     def trouble(self) -> str:
         """What keeps samples from being taken or learned just now; empty if nothing does."""
         if self._complaint is not None:
@@ -341,9 +350,11 @@ class Samples:
             # Said once for each trouble, not every few seconds.
             if str(error) != self._journal_complaint:
                 self._journal_complaint = str(error)
+                JOURNAL.set(0)
                 log.warning("each sample waits for two syncs of the disk: %s", error)
         else:
             self._journal_complaint = ""
+            JOURNAL.set(1)
 
     async def _count_set_aside(self) -> None:
         # A file in bad/ that cannot be read is no reason to learn nothing.
