@@ -91,7 +91,7 @@ class Names:
         classify: which script runs at delivery, for an account.
         learn: likewise, which after what a user does.
         no_imapsieve: an account whose IMAP runs no scripts.
-        no_flags: an account whose IMAP runs none for changed flags.
+        no_flags: one whose IMAP runs none when a flag changes.
         extra: the accounts, and pipe beside ours, for all; FOLDER is ours.
     """
 
