@@ -57,6 +57,10 @@ NOTICED_S = 0.02
 """How long samples taken by a thread are collected: waking the worker for each of a thousand
 that one user moves would take as long as taking them."""
 
+AT_ONCE = 2
+"""Groups under way for each learn at once: while Rspamd learns of one, disk and ledger are done
+with the one before and ready for the next."""
+
 REFUSAL_S = 300.0
 """How long a sample that could not be put on disk counts as trouble.
 
@@ -125,7 +129,11 @@ class Samples:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._groups = Groups(self._settle_s)
         self._tutor = Tutor(
-            spool, rspamd, count, agreement=settings.shared_agreement if has_shared else 0
+            spool,
+            rspamd,
+            count,
+            agreement=settings.shared_agreement if has_shared else 0,
+            connections=settings.connections,
         )
         self._changed = asyncio.Event()
         self._complaint: SpoolError | LedgerError | None = None
@@ -376,7 +384,7 @@ class Samples:
         now = self._clock()
         if now < self._resume_at:
             return self._resume_at - now
-        keys, wait_s = self._groups.start_due(now, self._settings.connections)
+        keys, wait_s = self._groups.start_due(now, AT_ONCE * self._settings.connections)
         for key in keys:
             tasks.create_task(self._finish(key))
         return wait_s

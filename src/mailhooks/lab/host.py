@@ -473,7 +473,9 @@ class Lab:
                 # Nothing leaves the machine.
                 "relayhost": f"[{ADDRESS}]:{away}",
                 "extra": self._extra_postfix,
-                "minimal_backoff_time": "1s",
+                # Postfix takes what is due within a second. Were that at once, it would find its
+                # own delivery agent still at the file, and leave the message for minutes.
+                "minimal_backoff_time": "3s",
                 "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
             },
