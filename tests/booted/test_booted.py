@@ -22,6 +22,11 @@ from stock_host import REDIS, delivered, run, send, tree, wait
 UNITS = ("mailhooks", "mailhooks-milter", "mailhooks-classify.socket", "mailhooks-learn.socket")
 SETTINGS = Path("/etc/mailhooks/mailhooks.toml")
 DOVECOT_GIVES_UP_S = 10
+# Long enough for Rspamd to learn from, and to judge.
+TEXTS = {
+    "offer": "Dear winner, claim the huge casino bonus prize today! " * 3,
+    "minutes": "Minutes of our meeting about roof, carpenter, bill and neighbours. " * 3,
+}
 # What an administrator has copied before the package goes.
 KEPT: dict[Path, bytes] = {}
 CALL = """
@@ -108,17 +113,13 @@ def test_what_a_user_moves_is_learned_and_counts_in_the_next_verdict() -> None:
         file.write("[learning]\nsettle_s = 1\n")
     run("systemctl", "restart", "mailhooks")
     run("sh", "-c", "echo ann:secret | chpasswd")
-    texts = {
-        "offer": "Dear winner, claim the huge casino bonus prize today! " * 3,
-        "minutes": "Minutes of our meeting about roof, carpenter, bill and neighbours. " * 3,
-    }
     with imaplib.IMAP4("127.0.0.1") as imap:
         imap.login("ann", "secret")
         imap.create("Junk")
-        for subject, text in texts.items():
+        for subject, text in TEXTS.items():
             send("ann@localhost", subject, text)
             assert "bayes=none" in delivered(subject)
-        for mailbox, subjects in (("INBOX", texts), ("Junk", ["minutes"])):
+        for mailbox, subjects in (("INBOX", TEXTS), ("Junk", ["minutes"])):
             imap.select(mailbox)
             for subject in subjects:
                 found = imap.uid("SEARCH", "SUBJECT", subject)[1][0].decode()
@@ -127,7 +128,7 @@ def test_what_a_user_moves_is_learned_and_counts_in_the_next_verdict() -> None:
             if mailbox == "INBOX":
                 wait("both are spam", lambda: taught() == (2, 0))
         wait("one is ham", lambda: taught() == (1, 1))
-    send("ann@localhost", "another offer", texts["offer"])
+    send("ann@localhost", "another offer", TEXTS["offer"])
     assert "bayes=none" not in delivered("another offer").partition("\n\n")[0]
     findings = json.loads(run("mailhooks", "doctor", "--json", "--live", "--user", "ann"))
     assert not [each for each in findings if each["level"] != "ok"]
@@ -293,5 +294,5 @@ def test_the_next_package_goes_on_where_the_last_one_ended() -> None:
     assert taught() == (1, 1)
     rows = json.loads(run("mailhooks", "stats", "--user", "ann", "--json"))
     assert rows[0]["ledger"] == {"spam": 1, "ham": 1}
-    send("ann@localhost", "after all that")
+    send("ann@localhost", "after all that", TEXTS["offer"])
     assert "bayes=none" not in delivered("after all that").partition("\n\n")[0]
