@@ -40,8 +40,9 @@ PRIOR: Final = 0.5
 LEFT: Final = 0.1
 """What a message counts that was left where it was delivered; the user's own word counts 1."""
 
-MOST_SPAM: Final = 20.0
-"""The most points against a message: with Bayes at its most for it, still the threshold."""
+MOST_SPAM: Final = 24.0
+"""The most points against a message: still the threshold, though Bayes is at its most for it,
+and the milter score is that of the best of lists, some -5."""
 
 MOST_HAM: Final = 3.0
 """The most points for a message: half the usual threshold, since whoever forges From gets them."""
@@ -67,7 +68,7 @@ class Kind(enum.Enum):
     DOMAIN = "domain"
 
 
-_FACTORS: Final = {Kind.LIST: 8.0, Kind.SENDER: 3.0, Kind.DOMAIN: 1.5}
+_FACTORS: Final = {Kind.LIST: 10.0, Kind.SENDER: 3.0, Kind.DOMAIN: 1.5}
 _MOST_AGAINST: Final = {Kind.LIST: MOST_SPAM, Kind.SENDER: 10.0, Kind.DOMAIN: 10.0}
 
 

@@ -35,7 +35,7 @@ A user who is sure must be able to outvote the milter score both ways. Mailing
 lists go down to some -5 points, offers that somebody wants up to 15.
 """
 
-CAUTION: Final = 3.0
+CAUTION: Final = 5.0
 """Points that an opinion must be surer of spam by, where a user's own statistics know much.
 
 A good message in Junk is worse than spam in INBOX. Young statistics cannot afford it: they

@@ -162,7 +162,8 @@ class Spool:
             segment_bytes: of the journal; it takes twice that on disk.
 
         Raises:
-            SpoolError: no room for it, or another process has it: then each sample is synced.
+            SpoolError: no room for it, another process has it, or the disk failed: then each sample
+                is synced by itself.
         """
         try:
             if self._journal is None:

@@ -9,6 +9,10 @@ the caller lets the sample wait, and a move within that time wins.
 
 - as ham, what went to INBOX, while the user's ham is not more than spam by
   ``HAM_AHEAD`` messages, and only if Bayes is not sure of it already;
+- as ham as well, until it is some ``HAM_TIMES`` as much as spam, what went to INBOX by a narrow
+  margin: what Bayes does not even lean to call ham, and what the milter score alone would have
+  put into Junk, however sure Bayes is. It is what a user wants and others do not, and the next
+  one like it may end in Junk;
 - as spam, if that is wanted, what went to Junk and the milter score
   alone condemns, while spam is not ahead of ham by ``SPAM_AHEAD`` messages, and
   only if Bayes is not sure of it already.
@@ -27,11 +31,17 @@ from mailhooks.lesson import Lesson
 HAM_AHEAD: Final = 40
 """Ham trains while it is not ahead of spam by so many messages: enough to begin with."""
 
+HAM_TIMES: Final = 2
+"""Ham that surprises trains until there is so many times as much of it as spam."""
+
 SPAM_AHEAD: Final = 10
 """Likewise for spam, of which corrections bring more by themselves."""
 
 SURE: Final = 0.1
 """Nearer to 0 or 1 than that, a probability has nothing to learn from the message."""
+
+SURPRISING: Final = 0.3
+"""Bayes does not lean to call that ham; where it says nothing, nothing is surprising."""
 
 SETTLE_S: Final = 3 * 86400.0
 """Seconds a delivery is left alone before it trains, so that corrections come first."""
@@ -110,9 +120,12 @@ def _balanced(delivery: Delivery) -> Lesson | None:
     if delivery.milter is None:
         return None
     probability = 0.5 if delivery.probability is None else delivery.probability
-    if not delivery.is_junk:
-        wanted = delivery.ham < delivery.spam + HAM_AHEAD
-        return Lesson.HAM if wanted and probability >= SURE else None
-    wanted = delivery.spam < delivery.ham + SPAM_AHEAD
     condemned = delivery.milter >= delivery.threshold
+    if not delivery.is_junk:
+        if delivery.ham < delivery.spam + HAM_AHEAD and probability >= SURE:
+            return Lesson.HAM
+        wanted = delivery.ham < HAM_TIMES * delivery.spam + HAM_AHEAD
+        surprises = condemned or (delivery.probability or 0.0) >= SURPRISING
+        return Lesson.HAM if wanted and surprises else None
+    wanted = delivery.spam < delivery.ham + SPAM_AHEAD
     return Lesson.SPAM if wanted and condemned and probability <= 1 - SURE else None

@@ -44,7 +44,7 @@ TAUGHT = 60
 BAYES_ONLY = '{"groups_enabled":["statistics"]}'
 PIPERS = tuple(f"piping{number}" for number in range(5))
 BULK = "--header Learn-Type=bulk"
-CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "bare")
+CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "unmarked", "bare")
 PAUSE_S = 0.02
 # The topmost trace fields, down to the first Received.
 _DOVECOT = re.compile(
@@ -91,12 +91,14 @@ class Names:
         classify: which script runs at delivery, for an account.
         learn: likewise, which after what a user does.
         no_imapsieve: an account whose IMAP runs no scripts.
+        no_flags: one whose IMAP runs none when a flag changes.
         extra: the accounts, and pipe beside ours, for all; FOLDER is ours.
     """
 
     classify: str
     learn: str
     no_imapsieve: str
+    no_flags: str
     extra: str
 
 
@@ -106,6 +108,7 @@ NAMES = {
         learn="imapsieve_mailbox1_before=file:",
         # An empty value would mean "yes"; zlib does nothing for a flag.
         no_imapsieve="mail_plugins=zlib",
+        no_flags="imapsieve_mailbox1_causes=COPY",
         extra="""
 passdb {
   driver = passwd-file
@@ -128,6 +131,7 @@ plugin {
         learn="sieve_script/mailhooks-learn/path=",
         # Dovecot 2.4.1 takes no single one out of what protocol imap has.
         no_imapsieve="mail_plugins=",
+        no_flags="sieve_script/mailhooks-learn/cause=copy",
         extra="""
 passdb passwd-file {
   passwd_file_path = FOLDER/users
@@ -155,6 +159,7 @@ class BenchHost:
     * ``piping0`` and so on: imapsieve pipes to a shell and rspamc; a fresh one each round
     * ``plain``: IMAP without imapsieve
     * ``idle``: IMAP with imapsieve and an empty script
+    * ``unmarked``: IMAP with imapsieve, but not for changed flags
     * ``bare``: only Rspamd knows it
 
     Attributes:
@@ -302,6 +307,7 @@ class BenchHost:
             **{name: [f"{names.learn}{self.folder}/piping.sieve"] for name in PIPERS},
             "idle": [f"{names.learn}{self.folder}/idle.sieve"],
             "plain": [names.no_imapsieve],
+            "unmarked": [names.no_flags],
             "bare": [],
         }
         lines = [

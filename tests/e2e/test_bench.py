@@ -105,7 +105,7 @@ def test_a_move_counts_samples_calls_and_learns(host: BenchHost) -> None:
     messages = [*host.spam[:MESSAGES], *host.ham[:MESSAGES]]
     figures = moves.moving(host, Watch(host.leaders), messages, rounds=1, piped=5)
     assert {figure.name for figure in figures} == {"move_vs_noop_ratio", "move_vs_rspamc_speedup"}
-    assert moves.reading(host, Watch(host.leaders), messages, rounds=1).rounds
+    assert all(it.rounds for it in moves.reading(host, Watch(host.leaders), messages, rounds=1))
 
 
 def test_the_worker_learns_as_much_as_a_bare_client(host: BenchHost) -> None:

@@ -211,7 +211,7 @@ def test_an_acquaintance_is_explained_by_what_the_user_did(settings: Path) -> No
     # Without Bayes nothing counts against the message, and the explanation says so.
     assert "acquaintance: +0.00 points" in lines
     assert (
-        "+15.57  list tiresome.example\N{REPLACEMENT CHARACTER}[2j: 3 called spam, 0 good" in lines
+        "+19.46  list tiresome.example\N{REPLACEMENT CHARACTER}[2j: 3 called spam, 0 good" in lines
     )
     found = json.loads(run(settings, "-", "--json", given=raw).stdout)["acquaintance"]
     assert found["points"] == 0.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailhooks.lesson import Lesson
-from mailhooks.training import HAM_AHEAD, SPAM_AHEAD, Delivery, Mode, trains
+from mailhooks.training import HAM_AHEAD, HAM_TIMES, SPAM_AHEAD, Delivery, Mode, trains
 
 GOOD = Delivery(
     is_junk=False, probability=None, milter=0.5, threshold=6.0, points=0.0, spam=0, ham=0
@@ -59,6 +59,22 @@ def test_balanced_passes_over_what_bayes_is_sure_of() -> None:
     """There is nothing to learn from it."""
     assert trains(Mode.BALANCED, replace(GOOD, probability=0.001)) is None
     assert trains(Mode.BALANCED, replace(CONDEMNED, probability=0.999), spam_too=True) is None
+
+
+@pytest.mark.parametrize(
+    "surprise", [{"milter": 9.0, "points": -8.0, "probability": 0.001}, {"probability": 0.4}]
+)
+def test_balanced_learns_good_mail_that_nearly_went_to_junk_beyond_the_balance(
+    surprise: dict[str, float],
+) -> None:
+    """Few others want it, so the next one like it is in danger; but there is a limit, too."""
+    usual = replace(GOOD, spam=100, ham=100 + HAM_AHEAD, probability=0.2)
+    assert trains(Mode.BALANCED, usual) is None
+    assert trains(Mode.BALANCED, replace(usual, probability=None)) is None
+    surprising = replace(usual, **surprise)  # type: ignore[arg-type]
+    assert trains(Mode.BALANCED, surprising) is Lesson.HAM
+    full = replace(surprising, ham=100 * HAM_TIMES + HAM_AHEAD)
+    assert trains(Mode.BALANCED, full) is None
 
 
 def test_balanced_learns_spam_only_from_what_the_milter_score_condemns() -> None:

@@ -62,9 +62,11 @@ PACKAGES = {
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "/usr/bin/sievec": "dovecot-sieve",
     "/usr/bin/rspamd": "rspamd",
-    "/usr/bin/redis-server": "redis-server",
     "/usr/bin/openssl": "openssl",
 }
+# From Debian 13 on there is Valkey, too; the one differs from the other in its names.
+REDIS = next((name for name in ("redis", "valkey") if shutil.which(f"{name}-server")), "redis")
+PACKAGES[f"/usr/bin/{REDIS}-server"] = f"{REDIS}-server"
 # Rspamd's own; from Debian 13 on it reads that of the package publicsuffix.
 TLD_LISTS = (
     Path("/usr/share/rspamd/effective_tld_names.dat"),
@@ -309,7 +311,8 @@ class Lab:
 
     def redis(self, *command: str) -> str:
         """What redis-cli prints for a command."""
-        return self._run("/usr/bin/redis-cli", "-h", ADDRESS, "-p", str(self.redis_port), *command)
+        program = f"/usr/bin/{REDIS}-cli"
+        return self._run(program, "-h", ADDRESS, "-p", str(self.redis_port), *command)
 
     def learns(self, name: str) -> tuple[int, int]:
         """A user's learned messages as Redis counts them: (spam, ham).
@@ -355,7 +358,7 @@ class Lab:
             ("mail", str(MAIL_UID), 0o700),
             ("hooks", "root", 0o755),
             ("drop", "root", 0o3733),
-            ("redis", "redis", 0o750),
+            ("redis", REDIS, 0o750),
             ("rspamd-data", "_rspamd", 0o750),
             ("queue", "root", 0o755),
             ("postfix-data", "postfix", 0o700),
@@ -558,10 +561,10 @@ class Lab:
                 "redis",
                 [
                     "/usr/bin/setpriv",
-                    "--reuid=redis",
-                    "--regid=redis",
+                    f"--reuid={REDIS}",
+                    f"--regid={REDIS}",
                     "--clear-groups",
-                    "/usr/bin/redis-server",
+                    f"/usr/bin/{REDIS}-server",
                     str(root / "redis/redis.conf"),
                 ],
                 self._redis_ready,
