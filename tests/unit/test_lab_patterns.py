@@ -23,6 +23,12 @@ def test_what_was_queued_is_awaited_until_the_helper_has_compiled_it() -> None:
     assert not uncompiled(log + COMPILED.format("tld") + COMPILED.format("stopwords_latin"))
 
 
+def test_what_cannot_be_compiled_is_not_awaited() -> None:
+    """It then stays as it is."""
+    failed = "2026-11-23 03:55:53 #223(hs_helper) failed to compile multipattern 'tld': no space\n"
+    assert not uncompiled(START + QUEUED.format("tld") + failed)
+
+
 def test_only_the_last_start_counts() -> None:
     """One that was killed meanwhile awaits nothing any more; the next finds what is on disk."""
     killed = START + QUEUED.format("tld")

@@ -52,7 +52,7 @@ LONGEST_SOCKET = "run/dovecot/../mailhooks/mailhooks-classify"
 MAX_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, the last one a NUL
 # Mailboxes belong to a number that no account of the machine has.
 MAIL_UID = 64997
-START_S = 60.0
+START_S = 120.0
 PACKAGES = {
     "/usr/sbin/postfix": "postfix",
     "/usr/lib/postfix/postfix-sqlite.so": "postfix-sqlite",
