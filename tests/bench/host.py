@@ -41,7 +41,6 @@ OURS = "ours"
 SENDER = "sender@example.org"
 TYPICAL_BYTES = 10_000
 TAUGHT = 60
-BAYES_ONLY = '{"groups_enabled":["statistics"]}'
 PIPERS = tuple(f"piping{number}" for number in range(5))
 BULK = "--header Learn-Type=bulk"
 CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "unmarked", "bare")

@@ -7,7 +7,7 @@ import errno
 import json
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from mailhooks.errors import RspamdAway, RspamdError, RspamdMisconfigured, RspamdUnavailable
@@ -36,7 +36,8 @@ _AFTERWARDS = (
     *("HISTORY_SAVE", "REPLIES_SET", "MILTER_HEADERS", "NEURAL_LEARN", "RATELIMIT_UPDATE"),
     *("CLICKHOUSE_COLLECT", "ELASTIC_COLLECT", "EXPORT_AWS_S3"),
 )
-_BAYES_ONLY = json.dumps({"groups_enabled": ["statistics"], "symbols_disabled": _AFTERWARDS})
+BAYES_ONLY: Final = json.dumps({"groups_enabled": ["statistics"], "symbols_disabled": _AFTERWARDS})
+"""Settings of a scan by Bayes alone."""
 
 
 def _checked_url(url: str) -> str:
@@ -192,7 +193,7 @@ class RspamdClient:
             RspamdMisconfigured: also when a full scan ran instead of Bayes alone.
         """
         # Not by way of check(): every delivery asks this.
-        headers = [("Deliver-To", _checked_user(user)), ("Settings", _BAYES_ONLY)]
+        headers = [("Deliver-To", _checked_user(user)), ("Settings", BAYES_ONLY)]
         result = await self._scanned(message, headers, timeout_s)
         if result.is_skipped:  # a test pattern such as GTUBE, which comes before all settings
             return None, None
