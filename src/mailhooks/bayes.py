@@ -35,7 +35,7 @@ A user who is sure must be able to outvote the milter score both ways. Mailing
 lists go down to some -5 points, offers that somebody wants up to 15.
 """
 
-CAUTION: Final = 5.0
+CAUTION: Final = 6.0
 """Points that an opinion must be surer of spam by, where a user's own statistics know much.
 
 A good message in Junk is worse than spam in INBOX. Young statistics cannot afford it: they
@@ -43,7 +43,10 @@ would abstain, and learn less.
 """
 
 CAUTION_HALF: Final = 100
-"""Evidence of the user's own statistics at which half of that is asked for."""
+"""Evidence of the user's own statistics at which half of that is asked for.
+
+It grows with the square: of a quarter as much evidence, a seventeenth.
+"""
 
 SUREST: Final = 5e-5
 """How near to 0 or 1 a probability counts: Rspamd prints no finer ones."""
@@ -103,7 +106,7 @@ def points(probability: float | None, own: Opinion | None = None) -> float:
     if probability is None:
         return 0.0
     evidence = own.evidence if own else 0
-    caution = CAUTION * evidence / (evidence + CAUTION_HALF)
+    caution = CAUTION * evidence**2 / (evidence**2 + CAUTION_HALF**2)
     raw = POINTS_PER_LOGIT * _logit_of(probability) - caution
     return max(-MOST_POINTS, min(MOST_POINTS, raw))
 

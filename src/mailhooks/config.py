@@ -188,8 +188,9 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         learn_on_delivery: which deliveries train by themselves, see
             :mod:`mailhooks.training`: ``balanced`` ham and spam that Bayes is not sure of
-            as long as neither class is far ahead, ``all`` every message delivered to
-            INBOX as ham, ``confident`` those that nothing speaks against, ``off`` none.
+            as long as neither class is far ahead, and more of what nearly went to Junk,
+            ``all`` every message delivered to INBOX as ham, ``confident`` those that
+            nothing speaks against, ``off`` none.
         spam_on_delivery: whether ``balanced`` trains spam too, which the milter score
             alone condemns.
         delivery_settle_s: seconds a delivered message is left alone before it
