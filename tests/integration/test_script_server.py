@@ -134,7 +134,8 @@ async def test_call_reaches_the_handler(path: Path) -> None:
 async def test_large_messages_arrive_whole(path: Path) -> None:
     """Messages of many pieces go through in both directions, many at a time."""
     message = b"".join(b"%07d\r\n" % number for number in range(300_000))
-    async with serving(ScriptServer(path, echo)):
+    limits = ServerLimits(read_timeout_s=PATIENCE_S, reply_timeout_s=PATIENCE_S)
+    async with serving(ScriptServer(path, echo, limits=limits)):
         answers = await asyncio.gather(*(call(path, message) for _ in range(5)))
     assert answers == [(message, True)] * 5
 
