@@ -12,9 +12,10 @@
 #   make bench         how fast it is beside what people use today, in ten minutes: CORPUS=path
 #   make matrix        the tests with real servers on Debian 12, 13 and 14, in fresh roots;
 #                      RELEASES="12 13" for some of them, TESTS="setup core" for the main job
-#   make deb           a Debian package of mailhooks for this release, in build
+#   make deb           a Debian package of mailhooks for this release, in build;
+#                      RELEASE=trixie for another one, built in a fresh root of it
 #   make deb-test      install, use and remove it in a fresh Debian made for that, under
-#                      systemd, OpenRC, runit and s6
+#                      systemd, OpenRC, runit and s6, with Redis and Valkey; RELEASE as above
 #   make packages      only install the Debian packages that are missing
 #   make clean         remove .venv and build
 #
@@ -24,15 +25,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The servers, and what pymilter is compiled with.
+# What pymilter is compiled with; and the servers, with Valkey if a host has that for Redis.
+BUILD_PACKAGES := libmilter-dev gcc libc6-dev python3-dev python3-venv
+REDIS := $(if $(wildcard /usr/bin/redis-server),redis,$(if $(wildcard \
+	/usr/bin/valkey-server),valkey,redis))
 PACKAGES := postfix postfix-sqlite dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-sqlite \
-	rspamd redis-server redis-tools openssl \
-	libmilter-dev gcc libc6-dev python3-dev python3-venv
+	rspamd $(REDIS)-server $(REDIS)-tools openssl $(BUILD_PACKAGES)
 # What only tests need: databases, foreign programs to speak to, systemd's own
 # judgement of our units, what shows manual pages, and fresh Debians.
 TEST_PACKAGES := postgresql mariadb-server swaks miltertest systemd man-db mandoc debootstrap
 # What a fresh Debian gets for the tests.
-ROOT_PACKAGES := $(filter-out debootstrap,$(PACKAGES) $(TEST_PACKAGES)) iproute2 procps
+ROOT_PACKAGES := $(patsubst valkey-%,redis-%,$(filter-out debootstrap,$(PACKAGES) \
+	$(TEST_PACKAGES))) iproute2 procps
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml README.md \
 	tools/manpages.py tools/build_man.py $(wildcard docs/*.md)
@@ -40,7 +44,7 @@ SOURCES := $(shell find src sieve -type f -not -name '*.pyc') pyproject.toml REA
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test lint unit integration e2e storm accuracy bench matrix deb deb-test packages \
-	test-packages clean
+	test-packages build-packages clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -85,31 +89,34 @@ matrix: test-packages $(VENV)/.wheel $(VENV)/.dev
 	    --packages "$(ROOT_PACKAGES)" $(if $(RELEASES),--releases "$(RELEASES)") \
 	    $(if $(TESTS),--tests "$(TESTS)")
 
-# With Debian's own Python, which is what the package will run with.
-deb: build/deb/.built
+# With Debian's own Python, which is what the package will run with. What is for another
+# release is built there, by root, in a folder of its own.
+DEB := build/deb$(addprefix /,$(RELEASE))
+deb: $(DEB)/.built
 
-build/deb/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
-		$(shell find docs contrib -type f)
-	rm -rf build/deb
-	tools/build-deb build/wheel/*.whl build/deb
-	touch $@
+$(DEB)/.built: $(VENV)/.wheel tools/build-deb tools/lintian-overrides CHANGELOG.md \
+		$(shell find docs contrib -type f) $(if $(RELEASE),| build-packages)
+	$(if $(RELEASE),$(SUDO)) rm -rf $(DEB)
+	$(if $(RELEASE),$(SUDO)) tools/build-deb build/wheel/*.whl $(DEB) $(RELEASE)
+	$(if $(RELEASE),$(SUDO)) touch $@
 
 deb-test: PACKAGES += lintian
 deb-test: deb test-packages
-	lintian --allow-root --fail-on error,warning build/deb/*.deb
-	$(SUDO) tools/test-deb build/deb/*.deb
+	lintian --allow-root --fail-on error,warning $(DEB)/*.deb
+	$(SUDO) $(if $(RELEASE),RELEASE=$(RELEASE)) tools/test-deb $(DEB)/*.deb
 
 # Debian starts what it installs; here only the lab shall run, so nothing is
 # started now, and a new Postfix gets no configuration of its own.
 test-packages: PACKAGES += $(TEST_PACKAGES)
-packages test-packages:
+build-packages: PACKAGES := $(BUILD_PACKAGES) $(if $(RELEASE),debootstrap)
+packages test-packages build-packages:
 	@missing=; for package in $(PACKAGES); do \
 	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 	        || missing="$$missing $$package"; \
 	done; \
 	if [ -n "$$missing" ]; then $(SUDO) sh tools/install-packages $$missing; fi
 
-$(BIN)/python: | packages
+$(BIN)/python: | build-packages
 	$(PYTHON) -m venv $(VENV)
 
 # The wheel itself is what the demo and the tests run, never the source tree. Its manual

@@ -243,6 +243,8 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True):
         shared_prefixes: prefixes of shared namespaces as in Dovecot, with ``%u``
             for the owner, or ``%n`` and ``%d`` for the parts of the name; one
             without any is a public namespace, which nobody owns.
+        keywords: whether junk keywords that clients set teach something. Without them
+            Dovecot runs no script when a flag changes, so reading mail costs nothing.
     """
 
     usual_names: bool = True
@@ -253,6 +255,7 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True):
     separators: Literal["/.", "/", "."] = "/."
     shared: Literal["actor", "owner"] = "actor"
     shared_prefixes: tuple[str, ...] = DEFAULT_SHARED_PREFIXES
+    keywords: bool = True
 
     def roles(self) -> MailboxRoles:
         """What decides about a mailbox by its name."""

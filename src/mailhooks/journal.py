@@ -20,6 +20,7 @@ since a sync covers all that was written before.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -141,7 +142,10 @@ class Journal:
         self._is_broken = False
         opened: list[_Segment] = []
         try:
-            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OSError(error.errno, "another process has it") from error
             for name in ("a", "b"):
                 opened.append(_Segment(folder / name, size_bytes))  # noqa: PERF401 - for the except
             self._recover(opened, restore)
@@ -203,8 +207,10 @@ class Journal:
         """Make the files durable by themselves, and erase what the journal has of them.
 
         Raises:
-            OSError: a file or a segment cannot be synced; nothing is erased.
+            OSError: a file or a segment cannot be synced, or once could not; nothing is erased.
         """
+        if self._is_broken:
+            raise OSError(errno.EIO, "the disk failed to sync it, and it is not used since")
         with self._checkpoint_lock:
             # What rests and was not erased the last time comes first.
             for _ in range(2):

@@ -102,7 +102,7 @@ class Bench:
         thousand = self._distinct[:1000]
         return [
             *moves.moving(host, watch, thousand, rounds=5, piped=40),
-            moves.reading(host, watch, thousand, rounds=9),
+            *moves.reading(host, watch, thousand, rounds=9),
         ]
 
     def _milters(self) -> list[Figure]:

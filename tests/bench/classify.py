@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from bench import load
 from bench.figures import Figure, alternate, quantile, same_work
-from bench.host import BAYES_ONLY, OURS, SENDER
+from bench.host import OURS, SENDER
 from bench.machine import used_s
 from mailhooks.dovecot import encode_request
+from mailhooks.rspamd.client import BAYES_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -55,6 +55,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "move_vs_noop_ratio": Target(2.0, True, "", "IMAP MOVE / piping to a socket that discards"),
     "move_vs_rspamc_speedup": Target(20.0, False, "", "IMAP MOVE / sh + rspamc pipe"),
     "seen_flag_ratio": Target(1.5, True, "", "STORE \\Seen / without imapsieve"),
+    "seen_flag_without_keywords_ratio": Target(math.nan, True, "", "the same, keywords = false"),
     "milter_throughput_ratio": Target(0.95, False, "", "both milters / Rspamd's alone"),
     "bulk_vs_rspamc_ratio": Target(1.0, False, "", "mailhooks learn / rspamc -n 8"),
     "drain_ratio": Target(0.90, False, "", "the worker / a bare client of the controller"),

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -30,7 +31,7 @@ from mailhooks.lab.mailbox import Mailbox
 from mailhooks.lab.process import unix_answers
 from mailhooks.lesson import Lesson
 from mailhooks.message import without_fields
-from mailhooks.setup import copy_sieve
+from mailhooks.setup import copy_sieve, installed_generation
 from mailhooks.source import iter_messages
 
 if TYPE_CHECKING:
@@ -40,10 +41,9 @@ OURS = "ours"
 SENDER = "sender@example.org"
 TYPICAL_BYTES = 10_000
 TAUGHT = 60
-BAYES_ONLY = '{"groups_enabled":["statistics"]}'
 PIPERS = tuple(f"piping{number}" for number in range(5))
 BULK = "--header Learn-Type=bulk"
-CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "bare")
+CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "unmarked", "bare")
 PAUSE_S = 0.02
 # The topmost trace fields, down to the first Received.
 _DOVECOT = re.compile(
@@ -82,6 +82,72 @@ DISCARDING = 'require ["copy", "vnd.dovecot.pipe"];\npipe :copy "bench-discard";
 PIPING = 'require ["copy", "vnd.dovecot.pipe"];\npipe :copy "bench-learn";\n'
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a generation of Dovecot calls the settings in which accounts differ.
+
+    Attributes:
+        classify: which script runs at delivery, for an account.
+        learn: likewise, which after what a user does.
+        no_imapsieve: an account whose IMAP runs no scripts.
+        no_flags: one whose IMAP runs none when a flag changes.
+        extra: the accounts, and pipe beside ours, for all; FOLDER is ours.
+    """
+
+    classify: str
+    learn: str
+    no_imapsieve: str
+    no_flags: str
+    extra: str
+
+
+NAMES = {
+    "2.3": Names(
+        classify="sieve_before=",
+        learn="imapsieve_mailbox1_before=file:",
+        # An empty value would mean "yes"; zlib does nothing for a flag.
+        no_imapsieve="mail_plugins=zlib",
+        no_flags="imapsieve_mailbox1_causes=COPY",
+        extra="""
+passdb {
+  driver = passwd-file
+  args = username_format=%Lu FOLDER/users
+}
+userdb {
+  driver = passwd-file
+  args = username_format=%Lu FOLDER/users
+}
+plugin {
+  sieve_plugins = sieve_extprograms sieve_imapsieve
+  sieve_global_extensions = +vnd.dovecot.execute +vnd.dovecot.environment +vnd.dovecot.pipe
+  sieve_pipe_socket_dir = ../mailhooks
+  sieve_pipe_bin_dir = FOLDER/bin
+}
+""",
+    ),
+    "2.4": Names(
+        classify="sieve_script/mailhooks-classify/path=",
+        learn="sieve_script/mailhooks-learn/path=",
+        # Dovecot 2.4.1 takes no single one out of what protocol imap has.
+        no_imapsieve="mail_plugins=",
+        no_flags="sieve_script/mailhooks-learn/cause=copy",
+        extra="""
+passdb passwd-file {
+  passwd_file_path = FOLDER/users
+}
+userdb passwd-file {
+  passwd_file_path = FOLDER/users
+}
+sieve_global_extensions {
+  vnd.dovecot.pipe = yes
+}
+sieve_pipe_socket_dir = ../mailhooks
+sieve_pipe_bin_dir = FOLDER/bin
+""",
+    ),
+}
+
+
 class BenchHost:
     """A lab, messages, and accounts that differ in their Sieve settings only.
 
@@ -92,6 +158,7 @@ class BenchHost:
     * ``piping0`` and so on: imapsieve pipes to a shell and rspamc; a fresh one each round
     * ``plain``: IMAP without imapsieve
     * ``idle``: IMAP with imapsieve and an empty script
+    * ``unmarked``: IMAP with imapsieve, but not for changed flags
     * ``bare``: only Rspamd knows it
 
     Attributes:
@@ -228,20 +295,18 @@ class BenchHost:
         ):
             (self.folder / f"{name}.sieve").write_text(text, encoding="ascii")
         (self.folder / "bin").mkdir()
+        names = NAMES[installed_generation()]
         settings = {
-            "filing": [f"sieve_before={self.folder}/filing.sieve"],
+            "filing": [f"{names.classify}{self.folder}/filing.sieve"],
             "forking": [
-                f"sieve_before={self.folder}/forking.sieve",
+                f"{names.classify}{self.folder}/forking.sieve",
                 f"sieve_execute_bin_dir={self.folder}/bin",
             ],
-            "discarding": [f"imapsieve_mailbox1_before=file:{self.folder}/discarding.sieve"],
-            **{
-                name: [f"imapsieve_mailbox1_before=file:{self.folder}/piping.sieve"]
-                for name in PIPERS
-            },
-            # An empty value would mean "yes"; zlib does nothing for a flag.
-            "idle": [f"imapsieve_mailbox1_before=file:{self.folder}/idle.sieve"],
-            "plain": ["mail_plugins=zlib"],
+            "discarding": [f"{names.learn}{self.folder}/discarding.sieve"],
+            **{name: [f"{names.learn}{self.folder}/piping.sieve"] for name in PIPERS},
+            "idle": [f"{names.learn}{self.folder}/idle.sieve"],
+            "plain": [names.no_imapsieve],
+            "unmarked": [names.no_flags],
             "bare": [],
         }
         lines = [
@@ -255,20 +320,7 @@ class BenchHost:
         shutil.chown(users, "root", "dovecot")
 
     def _dovecot(self) -> str:
-        driver = f"""
-          driver = passwd-file
-          args = username_format=%Lu {self.folder}/users
-        """
-        return f"""
-        passdb {{ {driver} }}
-        userdb {{ {driver} }}
-        plugin {{
-          sieve_plugins = sieve_extprograms sieve_imapsieve
-          sieve_global_extensions = +vnd.dovecot.execute +vnd.dovecot.environment +vnd.dovecot.pipe
-          sieve_pipe_socket_dir = ../mailhooks
-          sieve_pipe_bin_dir = {self.folder}/bin
-        }}
-        """
+        return NAMES[installed_generation()].extra.replace("FOLDER", str(self.folder))
 
     def _write_programs(self) -> None:
         scan, learn = (urlsplit(url).netloc for url in (self.lab.scan_url, self.lab.learn_url))

@@ -5,9 +5,11 @@ The tests build on one another, as an administrator's day does.
 
 from __future__ import annotations
 
+import imaplib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,15 +17,26 @@ from pathlib import Path
 
 import pytest
 import stock_host
-from stock_host import delivered, run, send, tree, wait
+from stock_host import REDIS, delivered, run, send, tree, wait
 
 UNITS = ("mailhooks", "mailhooks-milter", "mailhooks-classify.socket", "mailhooks-learn.socket")
 SETTINGS = Path("/etc/mailhooks/mailhooks.toml")
 DOVECOT_GIVES_UP_S = 10
+# Long enough for Rspamd to learn from, and to judge.
+TEXTS = {
+    "offer": "Dear winner, claim the huge casino bonus prize today! " * 3,
+    "minutes": "Minutes of our meeting about roof, carpenter, bill and neighbours. " * 3,
+}
+# What an administrator has copied before the package goes.
+KEPT: dict[Path, bytes] = {}
 CALL = """
 import asyncio
 from mailhooks.dovecot import call_script
-message = b"From: a@example.org\\r\\nSubject: hello\\r\\n\\r\\nhello\\r\\n"
+headers = (
+    "From: a@example.org", "To: ann@localhost", "Subject: hello", "MIME-Version: 1.0",
+    "Message-ID: <2@example.org>", "Date: Mon, 1 Jun 2026 12:00:00 +0000",
+)
+message = "\\r\\n".join((*headers, "", "hello", "")).encode()
 env = {"USER": "ann", "SENDER": "a@example.org"}
 path = "/run/mailhooks/mailhooks-classify"
 print(asyncio.run(call_script(path, (), env, message, timeout_s=60)))
@@ -35,11 +48,12 @@ def host() -> None:
     """A stock host, its servers started by systemd."""
     stock_host.configure()
     run("dpkg", "-i", "/root/mailhooks.deb")
-    conf = Path("/etc/redis/redis.conf")
+    conf = Path(f"/etc/{REDIS}/{REDIS}.conf")
     text = conf.read_text(encoding="utf-8")
+    assert "appendonly no" in text
     conf.write_text(text.replace("appendonly no", "appendonly yes"), encoding="utf-8")
     # They run since the system started, with what was configured then.
-    run("systemctl", "restart", "redis-server", "rspamd", "dovecot", "postfix")
+    run("systemctl", "restart", f"{REDIS}-server", "rspamd", "dovecot", "postfix")
 
 
 def call() -> tuple[str, float]:
@@ -50,6 +64,14 @@ def call() -> tuple[str, float]:
     )
     answer = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
     return answer, time.monotonic() - began_s
+
+
+def metrics() -> bytes:
+    """What Prometheus would get."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect("/run/mailhooks/metrics.sock")
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return connection.makefile("rb").read()
 
 
 def main_pid(unit: str) -> int:
@@ -69,11 +91,51 @@ def test_setup_starts_everything_and_mail_gets_its_verdict() -> None:
     wait("Rspamd answers", lambda: all(map(stock_host.listens, (11332, 11333, 11334))))
     findings = json.loads(run("mailhooks", "doctor", "--json"))
     assert not [each for each in findings if each["level"] != "ok"]
+    # The sandbox takes nothing away that the daemon needs: it would go on, slower or blind.
+    assert "spool journal" in {each["name"] for each in findings}
+    assert b"\nprocess_resident_memory_bytes " in metrics()
     assert "handed-over sockets" in run("journalctl", "-u", "mailhooks", "-o", "cat")
     send("ann@localhost", "hello ann")
     message = delivered("hello ann")
     assert "X-Spam-Status: No, score=" in message
     assert "milter=none" not in message
+
+
+def taught() -> tuple[int, int]:
+    """What ann has taught, as Rspamd's statistics count it: (spam, ham)."""
+    rows = json.loads(run("mailhooks", "stats", "--user", "ann", "--json"))
+    return rows[0]["spam"], rows[0]["ham"]
+
+
+def test_what_a_user_moves_is_learned_and_counts_in_the_next_verdict() -> None:
+    """By IMAP, into Junk and out of it; and the doctor, in earnest, finds all in order."""
+    with SETTINGS.open("a", encoding="utf-8") as file:
+        file.write("[learning]\nsettle_s = 1\n")
+    run("systemctl", "restart", "mailhooks")
+    run("sh", "-c", "echo ann:secret | chpasswd")
+    with imaplib.IMAP4("127.0.0.1") as imap:
+        imap.login("ann", "secret")
+        imap.create("Junk")
+        for subject, text in TEXTS.items():
+            send("ann@localhost", subject, text)
+            assert "bayes=none" in delivered(subject)
+        for mailbox, subjects in (("INBOX", TEXTS), ("Junk", ["minutes"])):
+            imap.select(mailbox)
+            for subject in subjects:
+                found = imap.uid("SEARCH", "SUBJECT", subject)[1][0].decode()
+                target = "Junk" if mailbox == "INBOX" else "INBOX"
+                assert imap.uid("MOVE", found, target)[0] == "OK"
+            if mailbox == "INBOX":
+                wait("both are spam", lambda: taught() == (2, 0))
+        wait("one is ham", lambda: taught() == (1, 1))
+    send("ann@localhost", "another offer", TEXTS["offer"])
+    assert "bayes=none" not in delivered("another offer").partition("\n\n")[0]
+    findings = json.loads(run("mailhooks", "doctor", "--json", "--live", "--user", "ann"))
+    assert not [each for each in findings if each["level"] != "ok"]
+    assert {"live smtp", "live lmtp", "live learn", "live unlearn", "live cleanup"} <= {
+        each["name"] for each in findings
+    }
+    assert taught() == (1, 1)
 
 
 def test_a_restart_refuses_no_call() -> None:
@@ -204,9 +266,33 @@ def test_the_delivery_filter_stands_between_postfix_and_the_store() -> None:
 
 
 def test_the_package_takes_everything_with_it() -> None:
-    """Its removal stops the services and takes back what setup did."""
-    run("dpkg", "--remove", "mailhooks")
-    for unit in UNITS:
+    """Its removal stops all services, the filter that was enabled by hand too."""
+    KEPT.update({path: path.read_bytes() for path in (SETTINGS, SETTINGS.with_name("keys"))})
+    said = run("dpkg", "--remove", "mailhooks")
+    assert "mailbox_transport = lmtp:inet:127.0.0.1:10026 still leads to `mailhooks lmtp`" in said
+    for unit in (*UNITS, "mailhooks-lmtp"):
         run("systemctl", "is-active", unit, ok=False)
+    assert not list(Path("/etc/systemd").rglob("*mailhooks*"))
+    run("getent", "passwd", "mailhooks", ok=False)
     assert "mailhooks" not in run("postconf", "-n")
     assert not Path("/etc/dovecot/conf.d/99-mailhooks.conf").exists()
+
+
+def test_the_next_package_goes_on_where_the_last_one_ended() -> None:
+    """As after an upgrade to another Debian, which takes the package away: nothing is unlearned."""
+    Path("/etc/dovecot/conf.d/99-no-sieve.conf").unlink()
+    run("postconf", "-e", "mailbox_transport = lmtp:unix:private/dovecot-lmtp")
+    run("dpkg", "-i", "/root/mailhooks.deb")
+    SETTINGS.parent.mkdir()
+    for path, content in KEPT.items():
+        path.write_bytes(content)
+    run("mailhooks", "setup", "--apply")
+    assert SETTINGS.stat().st_mode & 0o777 == 0o640
+    wait("Rspamd answers", lambda: all(map(stock_host.listens, (11332, 11333, 11334))))
+    findings = json.loads(run("mailhooks", "doctor", "--json"))
+    assert not [each for each in findings if each["level"] != "ok"]
+    assert taught() == (1, 1)
+    rows = json.loads(run("mailhooks", "stats", "--user", "ann", "--json"))
+    assert rows[0]["ledger"] == {"spam": 1, "ham": 1}
+    send("ann@localhost", "after all that", TEXTS["offer"])
+    assert "bayes=none" not in delivered("after all that").partition("\n\n")[0]

@@ -18,6 +18,7 @@ import pytest
 from mailhooks.doctor import Finding, Level, examine, try_out
 from mailhooks.keys import KeyRing, format_keys, new_key
 from mailhooks.ledger import SqliteLedger
+from mailhooks.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -260,6 +261,25 @@ def settings_have_another_id(lab: Lab) -> Iterator[None]:
     lab.restart("rspamd")
 
 
+@contextlib.contextmanager
+def journal_is_anothers(lab: Lab) -> Iterator[None]:
+    lab.servers["daemon"].stop()
+    other = Spool(lab.root / "spool")
+    other.keep_journal()
+    lab.restart("daemon")
+
+    def trouble() -> bool:
+        found = examine(settings_file(lab), only=["health"])
+        return "spool journal" in not_ok(found)
+
+    try:
+        lab.wait("the daemon says so", trouble)
+        yield
+    finally:
+        other.close()
+        lab.wait("the daemon has its journal", lambda: not trouble())
+
+
 def killed(server: str) -> Plant:
     @contextlib.contextmanager
     def plant(lab: Lab) -> Iterator[None]:
@@ -443,6 +463,10 @@ FAULTS: dict[str, tuple[Plant, str, str, Level, str | tuple[str, ...]]] = {
     "the spool is open to others": (
         mode("spool", 0o755),
         *("spool", "spool", WARNING, "chmod 700"),
+    ),
+    "the spool's journal cannot be opened": (
+        journal_is_anothers,
+        *("health", "spool journal", WARNING, "one `mailhooks serve`"),
     ),
     "users may not write to the drop folder": (
         mode("drop", 0o755),

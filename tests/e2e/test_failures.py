@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,29 @@ def test_mail_gets_through_when_a_part_hangs(
     lab.wait_queue_empty()
     for name in people:
         assert len(lab.mailbox(name).find(message_id(raw))) == 1
+
+
+def test_a_call_that_fails_is_made_again(lab: Lab, people: list[str], box: LetterBox) -> None:
+    """The verdict is there although Dovecot's first call came to nothing, as on a busy host."""
+    raw = box.personal([f"{people[0]}@mail.example"]).raw
+    path = lab.root / "run/mailhooks/mailhooks-classify"
+    aside = path.with_suffix(".aside")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as gate:
+        path.rename(aside)
+        try:
+            gate.bind(str(path))
+            path.chmod(0o666)
+            gate.listen()
+            gate.settimeout(DELIVERED_S)
+            lab.send(raw, people[:1])
+            connection, _ = gate.accept()
+        finally:
+            aside.rename(path)
+        with connection:
+            while connection.recv(65536):
+                pass
+            connection.send(b"-\n")
+    assert "milter=" in status(lab.mailbox(people[0]).wait_for(message_id(raw)).raw)
 
 
 def test_the_host_recovers_by_itself(lab: Lab, people: list[str], box: LetterBox) -> None:

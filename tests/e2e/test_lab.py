@@ -8,6 +8,7 @@ import smtplib
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +45,15 @@ def leftovers(root: str) -> list[str]:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def _foreground() -> Iterator[None]:
+    """As in a terminal: what a shell runs in the background, these tests too, ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def command(_foreground: None, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`mailhooks lab up`, with its folder below the test's own."""
     process = subprocess.Popen(
         COMMAND,
@@ -64,8 +73,8 @@ def command(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """A short path: those of UNIX sockets end at 107 bytes."""
-    folder = Path("/tmp") / f"mh{os.getpid()}"
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp(prefix="mh", dir="/tmp"))
+    folder.chmod(0o755)
     yield folder
     folder.rmdir()  # fails if the lab left anything behind
 

@@ -95,6 +95,22 @@ def test_a_strangers_flag_does_not_count_in_a_full_scan(
     assert score_of(status(copy.raw), "scan") < 4, status(copy.raw)
 
 
+def test_mail_that_a_user_got_is_none_that_waits_for_an_answer(
+    lab: Lab, people: list[str], box: LetterBox
+) -> None:
+    """Rspamd gives 4 points for an answer to a user's own mail; no stranger can make up both."""
+    name = people[0]
+    user = f"{name}@{DOMAIN}"
+    first, second = (identified(box.personal([user]).raw) for _ in range(2))
+    deliver(lab, b"Reply-To: " + user.encode() + b"\r\n" + first, name)
+    lab.mailbox(name).wait_for(message_id(first))
+    lab.send(b"In-Reply-To: " + message_id(first).encode() + b"\r\n" + second, [name])
+    copy = lab.mailbox(name).wait_for(message_id(second))
+    (score,) = read_header(copy.raw).values("x-mailhooks-score")
+    assert b"y=" in score
+    assert b"REPLY" not in score
+
+
 def test_without_statistics_of_their_own_users_get_the_shared_opinion(
     lab: Lab, people: list[str], box: LetterBox, taste: Train
 ) -> None:

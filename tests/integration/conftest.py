@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import databases
 import pytest
 
+from mailhooks.lab.host import REDIS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -120,8 +122,8 @@ def _answers_ping(port: int) -> bool:
 @pytest.fixture(scope="session")
 def rspamd() -> Iterator[PrivateRspamd]:
     """Start Redis and Rspamd on private addresses; stop and remove them at the end."""
-    if not shutil.which("rspamd") or not shutil.which("redis-server"):
-        pytest.skip("rspamd and redis-server are not installed")
+    if not shutil.which("rspamd") or not shutil.which(f"{REDIS}-server"):
+        pytest.skip(f"rspamd and {REDIS}-server are not installed")
     # Not tmp_path: its name is too long for a socket, and Rspamd drops its privileges.
     root = Path(tempfile.mkdtemp(prefix="mh-rspamd-"))
     root.chmod(0o755)
@@ -141,9 +143,9 @@ def rspamd() -> Iterator[PrivateRspamd]:
             "--save": "",
             "--logfile": redis_log,
         }
-        redis = _start(["redis-server"], redis_options.items(), root)
+        redis = _start([f"{REDIS}-server"], redis_options.items(), root)
         stack.callback(_stop, redis)
-        _wait_for("redis-server", redis_socket.exists, redis, redis_log)
+        _wait_for(f"{REDIS}-server", redis_socket.exists, redis, redis_log)
         account = ["-u", "_rspamd", "-g", "_rspamd"] if os.geteuid() == 0 else []
         command = ["rspamd", "-f", *account, "-c", "/etc/rspamd/rspamd.conf"]
         variables = {"LOCAL_CONFDIR": "etc", "DBDIR": "db", "RUNDIR": "run", "LOGDIR": "log"}

@@ -176,3 +176,20 @@ def test_installing_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=f"{tmp_path}/file"):
         install_hooks(tmp_path / "file/bin", DaemonSettings())
+
+
+async def test_no_second_try_is_made_by_a_program(place: Place) -> None:
+    """It waits for its own connection as long as it takes, so Sieve's second try asks nobody."""
+    calls: list[ScriptCall] = []
+
+    async def handler(call: ScriptCall) -> bytes:
+        calls.append(call)
+        return b"junk verified Yes"
+
+    server = place.server("mailhooks-classify", handler)
+    await server.start()
+    try:
+        assert await run(place, "mailhooks-classify", args=["again"]) == (1, b"", "")
+        assert calls == []
+    finally:
+        await server.stop()

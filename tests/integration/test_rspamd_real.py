@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
+from mailhooks.lab.host import REDIS
 from mailhooks.rspamd import LearnStatus, RspamdClient, bayes_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def redis_out_of_reach(rspamd: Any) -> Iterator[None]:
     elsewhere = socket.with_name("redis.away")
     socket.rename(elsewhere)
     # Rspamd 4.1 keeps connections.
-    cut = ("redis-cli", "-s", str(elsewhere), "CLIENT", "KILL", "TYPE", "normal")
+    cut = (f"{REDIS}-cli", "-s", str(elsewhere), "CLIENT", "KILL", "TYPE", "normal")
     subprocess.run(cut, check=True, capture_output=True)
     try:
         yield

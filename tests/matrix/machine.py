@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -33,9 +34,6 @@ ENVIRONMENT = {
 }
 # What is no part of the sources.
 LEFT_OUT = ("build", "dist", ".*", "__pycache__")
-# Of pip's settings, those that say how to reach an index.
-PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout")
-PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 SUITE_TIMEOUT_S = 3600.0
 
 
@@ -232,26 +230,7 @@ class Machine:
 
 
 def _way_to_index(root: Path) -> dict[str, str]:
-    """How this machine's pip reaches an index, as variables for one in a root.
-
-    Indexes in this machine's own files are left out: there they do not exist.
-    """
-    argv = [sys.executable, "-m", "pip", "config", "list"]
-    said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
-    settings: dict[str, str] = {}
-    for line in said.splitlines():  # such as global.index-url='https://index.example/simple'
-        name, _, value = line.partition("=")
-        kept = [word for word in value.strip("'\"").split() if not word.startswith("file:")]
-        settings[name.rpartition(".")[2]] = " ".join(kept)
-    environ = {
-        f"PIP_{name.upper().replace('-', '_')}": settings[name]
-        for name in PIP_SETTINGS
-        if settings.get(name)
-    }
-    proxies = [name for proxy in PROXIES for name in (proxy, proxy.upper())]
-    environ |= {name: os.environ[name] for name in proxies if name in os.environ}
-    authorities = settings.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE", "")
-    if Path(authorities).is_file():
-        shutil.copy(authorities, root / "root/authorities.pem")
-        environ["PIP_CERT"] = "/root/authorities.pem"
+    """How this machine's pip reaches an index, as variables for one in a root."""
+    argv = [sys.executable, str(TOOLS / "way-to-index"), str(root)]
+    environ: dict[str, str] = json.loads(subprocess.check_output(argv, text=True))
     return environ

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 60
 VENV = Path("/opt/mailhooks")
 PYTHON = str(VENV / "bin/python")
+# Both call their user, files and programs after themselves.
+REDIS = "valkey" if shutil.which("valkey-server") else "redis"
 # What Debian's postfix asks about and writes for an "Internet Site".
 MAIN_CF = """
 alias_maps = {kind}:/etc/aliases
@@ -197,22 +199,22 @@ def as_user(name: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def servers() -> Iterator[None]:
-    """Redis, Dovecot and Postfix, as the system's own configuration has them."""
-    Path("/run/redis").mkdir(exist_ok=True)
-    shutil.chown("/run/redis", "redis", "redis")
+    """Redis or Valkey, Dovecot and Postfix, as the system's own configuration has them."""
+    Path(f"/run/{REDIS}").mkdir(exist_ok=True)
+    shutil.chown(f"/run/{REDIS}", REDIS, REDIS)
     with contextlib.ExitStack() as stack:
         stack.enter_context(
             running(
-                *as_user("redis"),
+                *as_user(REDIS),
                 *(
-                    "redis-server",
-                    "/etc/redis/redis.conf",
+                    f"{REDIS}-server",
+                    f"/etc/{REDIS}/{REDIS}.conf",
                     "--daemonize",
                     "no",
                     "--appendonly",
                     "yes",
                 ),
-                log="/var/log/redis.out",
+                log=f"/var/log/{REDIS}.out",
                 ready=lambda: listens(6379),
             )
         )
@@ -273,14 +275,15 @@ def mailhooks() -> Iterator[None]:
         yield
 
 
-def send(recipient: str, subject: str) -> None:
-    """One message by SMTP."""
+def send(recipient: str, subject: str, text: str = "hello") -> None:
+    """One message by SMTP, with a text of one line."""
     with smtplib.SMTP("127.0.0.1", 25, local_hostname="client.example.org") as smtp:
         smtp.sendmail(
             "sender@example.net",
             [recipient],
             f"From: sender@example.net\r\nTo: {recipient}\r\nSubject: {subject}\r\n"
-            "Message-ID: <1@example.net>\r\nDate: Mon, 1 Jun 2026 12:00:00 +0000\r\n\r\nhello\r\n",
+            "Message-ID: <1@example.net>\r\nDate: Mon, 1 Jun 2026 12:00:00 +0000\r\n\r\n"
+            f"{text}\r\n",
         )
 
 

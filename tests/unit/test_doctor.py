@@ -936,6 +936,25 @@ def test_whether_redis_keeps_what_it_is_given(
 
 
 @pytest.mark.parametrize(
+    ("info", "advice"),
+    [
+        (
+            {"redis_version": "7.0.15", "config_file": "/etc/redis/redis.conf"},
+            "Set appendonly yes in /etc/redis/redis.conf, by `redis-cli CONFIG SET appendonly yes`",
+        ),
+        (
+            {"valkey_version": "8.1.1", "config_file": "/etc/valkey/valkey.conf"},
+            "Set appendonly yes in /etc/valkey/valkey.conf, by `valkey-cli CONFIG SET appendonly ",
+        ),
+        ({"valkey_version": "8.1.1", "config_file": ""}, "Set appendonly yes in valkey.conf, by "),
+    ],
+)
+def test_redis_and_valkey_are_mended_in_their_own_files(info: dict[str, Any], advice: str) -> None:
+    """The server itself says which it is, and what it read."""
+    assert redis.persistence(info, "").advice.startswith(advice)
+
+
+@pytest.mark.parametrize(
     ("info", "level"),
     [
         ({"maxmemory": 0, "maxmemory_policy": "allkeys-lru"}, OK),

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from mailhooks import doveconf
-from mailhooks.config import DoctorSettings, MailboxSettings, Settings
+from mailhooks.config import DaemonSettings, DoctorSettings, MailboxSettings, Settings
 from mailhooks.doctor import dovecot, live, postfix, program, rspamd
 from mailhooks.doctor.check import Finding, Level
 from mailhooks.keys import KeyRing, new_key
 from mailhooks.ledger import Answer, Outcome, Taught
 from mailhooks.lesson import Lesson
+from mailhooks.setup.render import render
 from mailhooks.statistics import Learned
 
 OK, SKIPPED, WARNING, FAILED = Level.OK, Level.SKIPPED, Level.WARNING, Level.FAILED
@@ -267,6 +268,28 @@ def test_rules_of_a_newer_dovecot_for_all_mailboxes() -> None:
     findings = dovecot.imapsieve(doveconf.parse(text))
     assert (findings[0].level, "FLAG" in findings[0].text) == (WARNING, True)
     assert dovecot.imapsieve(doveconf.parse(text.replace("append", "append flag")))[0].level is OK
+    assert dovecot.imapsieve(doveconf.parse(text), keywords=False)[0].level is OK
+
+
+@pytest.mark.parametrize(
+    ("generation", "with_flag"),
+    [("2.3", "causes = COPY APPEND FLAG\n"), ("2.4", "cause = copy append flag\n")],
+)
+def test_without_keywords_a_changed_flag_runs_no_script(generation: str, with_flag: str) -> None:
+    """Dovecot's part of the configuration leaves the cause out, the rest stays as it is."""
+    texts = [
+        render(
+            f"dovecot-{generation}/mailhooks.conf",
+            {
+                "mailboxes": MailboxSettings(keywords=keywords),
+                "daemon": DaemonSettings(),
+                "dovecot": {"socket_dir": "a", "hook_dir": "b", "sieve_dir": "c"},
+            },
+        )
+        for keywords in (True, False)
+    ]
+    assert with_flag in texts[0]
+    assert texts[1] == texts[0].replace(with_flag, with_flag[:-6] + "\n")
 
 
 def test_where_a_filter_gives_the_verdicts_sieve_need_not(tmp_path: Path) -> None:

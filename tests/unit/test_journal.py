@@ -212,6 +212,8 @@ def test_a_disk_that_fails_is_not_believed_again(
     )
     name = put(spool, b"taken")
     assert synced == [name, "new"]
+    with pytest.raises(SpoolError, match="the disk failed to sync it"):
+        spool.keep_journal()
 
 
 def test_without_room_for_a_journal_samples_are_taken_all_the_same(
@@ -236,7 +238,7 @@ def test_one_process_at_a_time_keeps_the_journal(tmp_path: Path) -> None:
     """A second one takes samples without it."""
     first = opened(tmp_path)
     second = Spool(tmp_path)
-    with pytest.raises(SpoolError, match="cannot keep its journal"):
+    with pytest.raises(SpoolError, match="cannot keep its journal: another process has it"):
         second.keep_journal(segment_bytes=SEGMENT_BYTES)
     names = [put(second, b"two"), put(first, b"one")]
     assert list(held(first)) == names

@@ -269,6 +269,7 @@ async def test_health_is_200_while_samples_are_taken_and_learned(
                 "trouble": "",
                 "spool_usable": True,
                 "ledger_open": True,
+                "journal_trouble": "",
                 "samples_waiting": 0,
                 "oldest_waiting_s": 0.0,
             },
@@ -290,6 +291,27 @@ async def test_health_names_a_spool_that_cannot_be_used_until_it_can(
         (tmp_path / "spool").unlink()
         await until(lambda: not samples.trouble)
         assert (await health_of(samples, tmp_path))[0] == 200
+
+
+async def test_a_journal_that_cannot_be_opened_is_told_and_keeps_nobody_from_being_well(
+    tmp_path: Path, rspamd: FakeRspamd, clock: Clock
+) -> None:
+    """Health and the metric say so until it can be opened; samples are taken all the same."""
+    usable = "mailhooks_spool_journal_usable"
+    samples = samples_in(tmp_path, rspamd, clock)
+    other = Spool(tmp_path / "spool")
+    other.prepare()
+    other.keep_journal(segment_bytes=1 << 16)
+    async with running(samples):
+        await until(lambda: samples.journal_trouble != "")
+        assert value(usable) == 0
+        status, state = await health_of(samples, tmp_path)
+        assert (status, state["ok"]) == (200, True)
+        assert "cannot keep its journal: another process has it" in state["journal_trouble"]
+        await samples.take("ann", SPAM, "d", "move", b"one")
+        other.close()
+        await until(lambda: value(usable) == 1)
+        assert (await health_of(samples, tmp_path))[1]["journal_trouble"] == ""
 
 
 async def test_health_names_a_ledger_that_cannot_be_opened(

@@ -297,7 +297,9 @@ async def test_a_bayes_check_asks_for_statistics_alone() -> None:
     assert opinion.score == 3.25351
     assert opinion.probability == pytest.approx(0.97265)
     assert fake.requests[0]["Deliver-To"] == USER
-    assert json.loads(fake.requests[0]["Settings"] or "") == {"groups_enabled": ["statistics"]}
+    settings = json.loads(fake.requests[0]["Settings"] or "")
+    assert settings["groups_enabled"] == ["statistics"]
+    assert {"HISTORY_SAVE", "REPLIES_SET", "NEURAL_LEARN"} <= set(settings["symbols_disabled"])
 
 
 async def test_a_bayes_check_that_was_a_full_scan_is_a_mistake() -> None:

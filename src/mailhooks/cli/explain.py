@@ -102,6 +102,7 @@ def _message(path: str, most_bytes: int) -> bytes:
 
 
 async def _explained(settings: Settings, message: bytes, user: str | None) -> Explanation:
+    from mailhooks.acquaintance import traits_of
     from mailhooks.daemon.acquaintances import Acquaintances
     from mailhooks.daemon.judge import Judge
     from mailhooks.daemon.service import weights_in
@@ -140,7 +141,7 @@ async def _explained(settings: Settings, message: bytes, user: str | None) -> Ex
                     name,
                     brought.score,
                     judge.bayes(message, name, settings.daemon.deadline_s),
-                    header=read_header(message),
+                    traits=traits_of(read_header(message)),
                     sender=brought.sender,
                     recipient=name,
                     timeout_s=settings.daemon.deadline_s,

@@ -1,11 +1,11 @@
-"""What users said of lists and senders before, read from the ledger beside a delivery."""
+"""What users said of lists and senders before, read from the ledger while Rspamd works."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mailhooks.acquaintance import (
@@ -13,7 +13,6 @@ from mailhooks.acquaintance import (
     NoAcquaintance,
     NoAcquaintanceWhy,
     acquaintance,
-    traits_of,
 )
 from mailhooks.errors import LedgerError
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
     from mailhooks.acquaintance import Past, Trait
     from mailhooks.ledger import Ledger
-    from mailhooks.message import Header
+
+    Asked = Future[dict[Trait, Past]]
 
 log = logging.getLogger("mailhooks.acquaintances")
 
@@ -40,37 +40,47 @@ class Acquaintances:
         self._thread = ThreadPoolExecutor(1, "acquaintances")
         self._complaint = ""
 
-    async def of(
-        self,
-        header: Header,
-        user: str,
-        *,
-        most: float,
-        timeout_s: float,
-        judged: str | None = None,
-    ) -> Acquaintance | NoAcquaintance | None:
-        """What a message's list and sender are to a user; None if it has neither. Never fails.
+    def ask(self, user: str, traits: tuple[Trait, ...], judged: str | None = None) -> Asked | None:
+        """Begin to look up what a user said of list and sender; neither waits nor fails.
 
         Args:
-            header: of the message.
             user: the Dovecot user, in lower case.
-            most: the most points it may have against a message.
-            timeout_s: seconds to wait for the ledger.
+            traits: of the message; None comes back if it has none.
             judged: the digest of a message that was delivered before, whose own delivery says
                 nothing of it.
         """
-        traits = traits_of(header)
         if not traits:
             return None
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(timeout_s):
-                past = await loop.run_in_executor(self._thread, self._past, user, traits, judged)
+            return self._thread.submit(self._past, user, traits, judged)
+        except RuntimeError as error:  # closed
+            failed: Asked = Future()
+            failed.set_exception(error)
+            return failed
+
+    async def told(
+        self, asked: Asked | None, *, most: float, timeout_s: float
+    ) -> Acquaintance | NoAcquaintance | None:
+        """What came of it; None if nothing was asked. Never fails.
+
+        Args:
+            asked: the question.
+            most: the most points an acquaintance may have against a message.
+            timeout_s: seconds to wait for the ledger from now on.
+        """
+        if asked is None:
+            return None
+        try:
+            # Mostly it is, and then the thread never has to wake the event loop.
+            if not asked.done():
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.wrap_future(asked)
+            past = asked.result()
         except TimeoutError:
-            self._complain(f"the ledger did not answer in {timeout_s:.1f} s")
+            self._complain("the ledger did not answer in time")
             return NoAcquaintance(NoAcquaintanceWhy.DEADLINE)
-        except (LedgerError, RuntimeError) as error:
-            self._complain(str(error))
+        except (LedgerError, RuntimeError, CancelledError) as error:
+            self._complain(str(error) or "the ledger is closed")
             return NoAcquaintance(NoAcquaintanceWhy.UNAVAILABLE)
         self._complaint = ""
         return acquaintance(past, most)

@@ -181,7 +181,7 @@ class Classifier:
             # out while it works.
             await asyncio.sleep(0)
             header = read_header(call.message)
-            milter = self._carried(header, call)
+            milter, traits = self._carried(header, call), traits_of(header)
             queue_id, now = self._queue_id(header), self._clock()
             editable = is_editable(call.message)
             is_small = len(call.message) <= SMALL_BYTES
@@ -191,7 +191,7 @@ class Classifier:
                 user,
                 milter,
                 bayes,
-                header=header,
+                traits=traits,
                 sender=call.env.get("SENDER"),
                 recipient=call.env.get("RECIPIENT"),
                 timeout_s=left_s,
@@ -211,7 +211,7 @@ class Classifier:
                     digest=digest,
                     time=now,
                     queue_id=queue_id,
-                    traits=traits_of(header),
+                    traits=traits,
                 )
             )
         text = verdict.status()

@@ -25,11 +25,10 @@ from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from mailhooks.acquaintance import Acquaintance, NoAcquaintance
+    from mailhooks.acquaintance import Acquaintance, NoAcquaintance, Trait
     from mailhooks.config import PolicySettings
     from mailhooks.daemon.acquaintances import Acquaintances
     from mailhooks.daemon.weights import Weights
-    from mailhooks.message import Header
     from mailhooks.rspamd import BayesOpinion, RspamdClient
 
 log = logging.getLogger("mailhooks.classify")
@@ -38,14 +37,18 @@ WEIGHTS_SHARE = 0.25
 """This part of the time for Bayes may be spent on asking Redis for the counts."""
 
 ACQUAINTANCE_SHARE = 0.25
-"""This part of the time may be spent on the ledger, before a full scan begins."""
+"""This part of the time the ledger has, while Rspamd works."""
 
 FULL_SCAN = {
     "groups_disabled": ["statistics", "hfilter"],
-    "symbols_disabled": ["GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"],
+    "symbols_disabled": [
+        *("GREYLIST_CHECK", "GREYLIST_SAVE", "RATELIMIT_CHECK", "RATELIMIT_UPDATE"),
+        "REPLIES_SET",
+    ],
 }
 """Settings of a full scan at delivery: no Bayes, which runs apart; no judgement of an SMTP client
-that is not there (hfilter alone would give 2.5 points); nothing that counts a message again."""
+that is not there (hfilter alone would give 2.5 points); nothing that counts a message again, or
+takes it, since it comes from a local address, for one that a user has sent (REPLIES_SET)."""
 
 STRANGERS = (b"x-spam", b"x-mailhooks-", b"x-rspamd-")
 """Header names whose claims no full scan shall see; at delivery they are removed."""
@@ -84,7 +87,7 @@ class Judge:
         milter: MilterScore | NoScore,
         bayes: Awaitable[Bayes | NoBayes],
         *,
-        header: Header,
+        traits: tuple[Trait, ...],
         sender: str | None,
         recipient: str | None,
         timeout_s: float,
@@ -97,14 +100,15 @@ class Judge:
             user: the Dovecot user, in lower case.
             milter: the carried score.
             bayes: :meth:`bayes`, perhaps under way already.
-            header: of the message.
+            traits: of the message, by which the user may know its list or sender.
             sender: the envelope's, for a full scan.
             recipient: likewise.
             timeout_s: seconds for a full scan, and for the acquaintance with list and sender.
             judged: the digest of a message that was delivered before.
         """
-        # Read while Rspamd works, which takes longer.
-        known = await self._known(header, user, timeout_s, judged)
+        began_s, most = asyncio.get_running_loop().time(), self._policy.acquaintance_points
+        ledger = self._acquaintances if most else None
+        asked = ledger.ask(user, traits, judged) if ledger is not None else None
         scan: RspamdScore | NoScan | None = None
         if isinstance(milter, NoScore):
             opinion, scan = await asyncio.gather(
@@ -112,6 +116,10 @@ class Judge:
             )
         else:
             opinion = await bayes
+        known: Acquaintance | NoAcquaintance | None = None
+        if ledger is not None:
+            left_s = began_s + timeout_s * ACQUAINTANCE_SHARE - asyncio.get_running_loop().time()
+            known = await ledger.told(asked, most=most, timeout_s=left_s)
         return decide(
             milter,
             opinion,
@@ -119,17 +127,6 @@ class Judge:
             scan=scan,
             honour_action=self._policy.honour_action,
             acquaintance=known,
-        )
-
-    async def _known(
-        self, header: Header, user: str, timeout_s: float, judged: str | None
-    ) -> Acquaintance | NoAcquaintance | None:
-        most = self._policy.acquaintance_points
-        if self._acquaintances is None or not most:
-            return None
-        seconds = timeout_s * ACQUAINTANCE_SHARE
-        return await self._acquaintances.of(
-            header, user, most=most, timeout_s=seconds, judged=judged
         )
 
     async def bayes(self, message: bytes, user: str, timeout_s: float) -> Bayes | NoBayes:

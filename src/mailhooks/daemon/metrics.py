@@ -43,6 +43,7 @@ def health(samples: Samples) -> dict[str, bool | int | float | str]:
         "trouble": samples.trouble,
         "spool_usable": samples.spool_usable,
         "ledger_open": samples.ledger_open,
+        "journal_trouble": samples.journal_trouble,
         "samples_waiting": samples.waiting,
         "oldest_waiting_s": round(samples.oldest_s, 3),
     }

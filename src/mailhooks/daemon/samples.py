@@ -57,6 +57,10 @@ NOTICED_S = 0.02
 """How long samples taken by a thread are collected: waking the worker for each of a thousand
 that one user moves would take as long as taking them."""
 
+AT_ONCE = 2
+"""Groups under way for each learn at once: while Rspamd learns of one, disk and ledger are done
+with the one before and ready for the next."""
+
 REFUSAL_S = 300.0
 """How long a sample that could not be put on disk counts as trouble.
 
@@ -73,6 +77,10 @@ OLDEST_AGE = Gauge(
     "Time since the user acted whose sample waits longest; 0 without one.",
 )
 SET_ASIDE = Gauge("mailhooks_samples_set_aside", "Files in the spool's folder bad/.")
+JOURNAL = Gauge(
+    "mailhooks_spool_journal_usable",
+    "1 while samples are taken by way of the spool's journal, 0 while each is synced by itself.",
+)
 SPOOL_FAILURES = Counter(
     "mailhooks_spool_failures_total", "Times the spool could not be used.", ["during"]
 )
@@ -121,7 +129,11 @@ class Samples:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._groups = Groups(self._settle_s)
         self._tutor = Tutor(
-            spool, rspamd, count, agreement=settings.shared_agreement if has_shared else 0
+            spool,
+            rspamd,
+            count,
+            agreement=settings.shared_agreement if has_shared else 0,
+            connections=settings.connections,
         )
         self._changed = asyncio.Event()
         self._complaint: SpoolError | LedgerError | None = None
@@ -246,6 +258,11 @@ class Samples:
         return not isinstance(self._complaint, SpoolError) and not self._refused_lately
 
     @property
+    def journal_trouble(self) -> str:
+        """Why samples are taken without the journal, which is safe and slower; else empty."""
+        return self._journal_complaint
+
+    @property
     def trouble(self) -> str:
         """What keeps samples from being taken or learned just now; empty if nothing does."""
         if self._complaint is not None:
@@ -333,9 +350,11 @@ class Samples:
             # Said once for each trouble, not every few seconds.
             if str(error) != self._journal_complaint:
                 self._journal_complaint = str(error)
+                JOURNAL.set(0)
                 log.warning("each sample waits for two syncs of the disk: %s", error)
         else:
             self._journal_complaint = ""
+            JOURNAL.set(1)
 
     async def _count_set_aside(self) -> None:
         # A file in bad/ that cannot be read is no reason to learn nothing.
@@ -365,7 +384,7 @@ class Samples:
         now = self._clock()
         if now < self._resume_at:
             return self._resume_at - now
-        keys, wait_s = self._groups.start_due(now, self._settings.connections)
+        keys, wait_s = self._groups.start_due(now, AT_ONCE * self._settings.connections)
         for key in keys:
             tasks.create_task(self._finish(key))
         return wait_s

@@ -70,15 +70,23 @@ class Tutor:
             blocks, raises StatisticsError. None to take Rspamd's word.
         agreement: users who must have taught a message the same before the shared
             statistics learn it; 0 for never.
+        connections: learns at once.
     """
 
     def __init__(
-        self, spool: Spool, rspamd: RspamdClient, count: Count | None, *, agreement: int = 0
+        self,
+        spool: Spool,
+        rspamd: RspamdClient,
+        count: Count | None,
+        *,
+        agreement: int = 0,
+        connections: int = 1,
     ) -> None:
         self._spool = spool
         self._rspamd = rspamd
         self._count = count
         self._agreement = agreement
+        self._turns = asyncio.Semaphore(connections)
         # Of each user, samples that were begun and of which nobody knows the end.
         self._unclear: dict[str, list[Entry]] = {}
         self.ledger: Ledger | None = None
@@ -113,9 +121,10 @@ class Tutor:
             try:
                 # In bulk, or Rspamd refuses what the last of its classifiers already judges so
                 # by 95 %: a user's word then would not count because others agree.
-                result = await self._rspamd.learn(
-                    begun.message, chosen.label.lesson, user=chosen.label.user, bulk=True
-                )
+                async with self._turns:
+                    result = await self._rspamd.learn(
+                        begun.message, chosen.label.lesson, user=chosen.label.user, bulk=True
+                    )
             except RspamdError as error:
                 result = error
         await asyncio.to_thread(self._end, chosen, begun, result, entries)

@@ -73,7 +73,7 @@ def dovecot(settings: Settings, *, filtered: bool = False) -> list[Finding]:
             extensions(found),
             sockets(found, settings.daemon.socket_dir),
             fallback(found),
-            *imapsieve(found),
+            *imapsieve(found, keywords=settings.mailboxes.keywords),
             names(found, roles),
             mail_user(found, settings.daemon.mail_users),
         ]
@@ -241,9 +241,16 @@ def delivery(found: Doveconf) -> list[Finding]:
     return script("sieve classify", ours)
 
 
-def imapsieve(found: Doveconf) -> list[Finding]:
-    """Whether the script that tells us what users do runs in every mailbox, compiled."""
+def imapsieve(found: Doveconf, *, keywords: bool = True) -> list[Finding]:
+    """Whether the script that tells us what users do runs in every mailbox, compiled.
+
+    Args:
+        found: Dovecot's settings.
+        keywords: whether junk keywords shall teach, for which it runs on changed flags.
+    """
     name = "dovecot imapsieve"
+    wanted = [cause for cause in ("COPY", "APPEND", "FLAG") if keywords or cause != "FLAG"]
+    causes_23, causes_24 = " ".join(wanted), " ".join(wanted).lower()
     rules = [*_rules_23(found), *_rules_24(found.root)]
     ours = [(where, causes, path) for where, causes, path in rules if path.name == LEARN_SCRIPT]
     if not ours:
@@ -252,25 +259,26 @@ def imapsieve(found: Doveconf) -> list[Finding]:
                 name,
                 f"no imapsieve rule runs {LEARN_SCRIPT}: what users do teaches nothing",
                 (
-                    "Add, outside of all blocks, a sieve_script with type = before, cause = copy "
-                    "append flag, and the script for path, "
+                    "Add, outside of all blocks, a sieve_script with type = before, cause = "
+                    f"{causes_24}, and the script for path, "
                     if found.is_new
-                    else "Set imapsieve_mailbox1_name = *, imapsieve_mailbox1_causes = COPY APPEND "
-                    "FLAG and imapsieve_mailbox1_before to the script (no gap in numbers), "
+                    else f"Set imapsieve_mailbox1_name = *, imapsieve_mailbox1_causes = {causes_23}"
+                    " and imapsieve_mailbox1_before to the script (no gap in numbers), "
                 )
                 + _RELOAD,
             )
         ]
     everywhere = [each for each in ours if each[0] == "*"]
-    missing = sorted(CAUSES - frozenset().union(*(causes for _, causes, _ in everywhere or ours)))
+    runs = frozenset[str]().union(*(causes for _, causes, _ in everywhere or ours))
+    missing = sorted(frozenset(wanted) - runs)
     if missing:
         finding = warning(
             name,
             f"{LEARN_SCRIPT} does not run on {', '.join(missing)}",
             (
-                "Set cause = copy append flag in its sieve_script, "
+                f"Set cause = {causes_24} in its sieve_script, "
                 if found.is_new
-                else "Set imapsieve_mailboxN_causes = COPY APPEND FLAG, "
+                else f"Set imapsieve_mailboxN_causes = {causes_23}, "
             )
             + _RELOAD,
         )
@@ -281,7 +289,7 @@ def imapsieve(found: Doveconf) -> list[Finding]:
             f"Set imapsieve_mailboxN_name = *, or moves out of Junk teach nothing, {_RELOAD}",
         )
     else:
-        finding = ok(name, f"{LEARN_SCRIPT} runs on {' '.join(sorted(CAUSES))}")
+        finding = ok(name, f"{LEARN_SCRIPT} runs on {' '.join(sorted(runs))}")
     return [finding, *script("sieve learn", ours[0][2])]
 
 

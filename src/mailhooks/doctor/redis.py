@@ -1,4 +1,4 @@
-"""Rspamd's Redis: does it answer, and does it keep what users taught?"""
+"""Rspamd's Redis, or Valkey: does it answer, and does it keep what users taught?"""
 
 from __future__ import annotations
 
@@ -109,6 +109,11 @@ def persistence(info: dict[str, Any], save: str | None) -> Finding:
         )
     if writes_log:
         return ok(name, "appendonly is on")
+    program = "valkey" if "valkey_version" in info else "redis"
+    advice = (
+        f"Set appendonly yes in {info.get('config_file') or f'{program}.conf'}, by "
+        f"`{program}-cli CONFIG SET appendonly yes` first."
+    )
     if save is None:
         return warning(
             name,
@@ -119,13 +124,13 @@ def persistence(info: dict[str, Any], save: str | None) -> Finding:
         return warning(
             name,
             "Redis writes nothing to disk: all that users taught is gone when it stops",
-            "Set appendonly yes in redis.conf, by `redis-cli CONFIG SET appendonly yes` first.",
+            advice,
         )
     return warning(
         name,
         f"Redis only saves snapshots (save {save}): a crash loses what was learned since, which "
         "mailhooks takes for learned",
-        "Set appendonly yes in redis.conf, by `redis-cli CONFIG SET appendonly yes` first.",
+        advice,
     )
 
 

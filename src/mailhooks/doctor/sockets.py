@@ -176,7 +176,7 @@ def milter(address: str, timeout_s: float = MILTER_S) -> list[Finding]:
 
 
 def metrics(address: str, timeout_s: float = METRICS_S) -> list[Finding]:
-    """Whether the daemon says of itself that it learns.
+    """Whether the daemon says of itself that it learns, and that its spool has its journal.
 
     Args:
         address: ``daemon.metrics``; empty for nowhere.
@@ -191,18 +191,34 @@ def metrics(address: str, timeout_s: float = METRICS_S) -> list[Finding]:
         answer = asyncio.run(get(base, "/healthz", timeout_s))
         state = json.loads(answer.body)
         trouble = str(state["trouble"])
+        journal_trouble = str(state.get("journal_trouble", ""))  # an old one says nothing of it
     except (OSError, aiohttp.ClientError, ValueError, KeyError, TypeError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem) or "no answer"
         return [warning(name, f"{address}: {reason}", _START)]
     if trouble:
-        return [
+        found = [
             failed(
                 name,
                 f"{address}: `mailhooks serve` says: {trouble}",
                 "See the findings about the spool, the ledger and Rspamd.",
             )
         ]
-    return [ok(name, f"{address}: `mailhooks serve` says it takes samples and learns")]
+    else:
+        found = [ok(name, f"{address}: `mailhooks serve` says it takes samples and learns")]
+    return [*found, _journal(journal_trouble)]
+
+
+def _journal(trouble: str) -> Finding:
+    name = "spool journal"
+    if not trouble:
+        return ok(name, "`mailhooks serve` takes samples by way of it")
+    return warning(
+        name,
+        f"`mailhooks serve` goes without it: {trouble}",
+        "Nothing is lost, but each sample waits for two syncs of the disk, and users for it. Make "
+        "room for 32 MB, see that one `mailhooks serve` runs and owns the folder, and that the "
+        "kernel's log has no errors of the disk; restart it if the disk had any.",
+    )
 
 
 def lmtp(address: str, timeout_s: float = LMTP_S) -> list[Finding]:

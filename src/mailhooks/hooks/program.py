@@ -43,6 +43,9 @@ def main(argv: list[str], started_s: float) -> int:
     if program not in ANSWER_S:
         complain(program, f"failed: expected to be called {' or '.join(ANSWER_S)}")
         return 1
+    if argv[1:] == ["again"] and program == "mailhooks-classify":
+        # Sieve's second try, for the sake of Dovecot's own connections; ours take their time.
+        return 1
     try:
         call = [header([os.fsencode(argument) for argument in argv[1:]])]
         call += read_input(started_s + INPUT_S[program])

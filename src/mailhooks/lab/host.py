@@ -35,6 +35,7 @@ from mailhooks.lab import elsewhere
 from mailhooks.lab.certificates import make_certificates
 from mailhooks.lab.dkim import DkimRecord, make_dkim_key, selector_of
 from mailhooks.lab.mailbox import Mailbox
+from mailhooks.lab.patterns import uncompiled
 from mailhooks.lab.process import POLL_S, Server, signals_deferred, tcp_answers, unix_answers
 from mailhooks.rspamd import RspamdClient
 from mailhooks.setup import copy_sieve, installed_generation, render_tree
@@ -51,7 +52,7 @@ LONGEST_SOCKET = "run/dovecot/../mailhooks/mailhooks-classify"
 MAX_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, the last one a NUL
 # Mailboxes belong to a number that no account of the machine has.
 MAIL_UID = 64997
-START_S = 60.0
+START_S = 120.0
 PACKAGES = {
     "/usr/sbin/postfix": "postfix",
     "/usr/lib/postfix/postfix-sqlite.so": "postfix-sqlite",
@@ -61,9 +62,11 @@ PACKAGES = {
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "/usr/bin/sievec": "dovecot-sieve",
     "/usr/bin/rspamd": "rspamd",
-    "/usr/bin/redis-server": "redis-server",
     "/usr/bin/openssl": "openssl",
 }
+# From Debian 13 on there is Valkey, too; the one differs from the other in its names.
+REDIS = next((name for name in ("redis", "valkey") if shutil.which(f"{name}-server")), "redis")
+PACKAGES[f"/usr/bin/{REDIS}-server"] = f"{REDIS}-server"
 # Rspamd's own; from Debian 13 on it reads that of the package publicsuffix.
 TLD_LISTS = (
     Path("/usr/share/rspamd/effective_tld_names.dat"),
@@ -308,7 +311,8 @@ class Lab:
 
     def redis(self, *command: str) -> str:
         """What redis-cli prints for a command."""
-        return self._run("/usr/bin/redis-cli", "-h", ADDRESS, "-p", str(self.redis_port), *command)
+        program = f"/usr/bin/{REDIS}-cli"
+        return self._run(program, "-h", ADDRESS, "-p", str(self.redis_port), *command)
 
     def learns(self, name: str) -> tuple[int, int]:
         """A user's learned messages as Redis counts them: (spam, ham).
@@ -354,7 +358,7 @@ class Lab:
             ("mail", str(MAIL_UID), 0o700),
             ("hooks", "root", 0o755),
             ("drop", "root", 0o3733),
-            ("redis", "redis", 0o750),
+            ("redis", REDIS, 0o750),
             ("rspamd-data", "_rspamd", 0o750),
             ("queue", "root", 0o755),
             ("postfix-data", "postfix", 0o700),
@@ -469,7 +473,9 @@ class Lab:
                 # Nothing leaves the machine.
                 "relayhost": f"[{ADDRESS}]:{away}",
                 "extra": self._extra_postfix,
-                "minimal_backoff_time": "1s",
+                # Postfix takes what is due within a second. Were that at once, it would find its
+                # own delivery agent still at the file, and leave the message for minutes.
+                "minimal_backoff_time": "3s",
                 "maximal_backoff_time": "5s",
                 "queue_run_delay": "1s",
             },
@@ -547,17 +553,18 @@ class Lab:
         sockets = root / "run/mailhooks"
 
         def rspamd_ready() -> bool:
-            return all(tcp_answers(ADDRESS, port) for port in (scan, learn, milter))
+            ports = all(tcp_answers(ADDRESS, port) for port in (scan, learn, milter))
+            return ports and not uncompiled(self.log("rspamd"))
 
         for server in (
             Server(
                 "redis",
                 [
                     "/usr/bin/setpriv",
-                    "--reuid=redis",
-                    "--regid=redis",
+                    f"--reuid={REDIS}",
+                    f"--regid={REDIS}",
                     "--clear-groups",
-                    "/usr/bin/redis-server",
+                    f"/usr/bin/{REDIS}-server",
                     str(root / "redis/redis.conf"),
                 ],
                 self._redis_ready,

@@ -80,16 +80,15 @@ class SqliteLedger(Ledger):
 
     def taught(self, user: str, digest: str) -> Taught | None:
         """What this user was taught of this message; None if there never was an answer."""
-        with self._database.transaction("DEFERRED") as db:
-            row = db.execute(
-                "SELECT held, lesson, outcome, origin, detail, time"
-                " FROM message JOIN answer ON answer.message = message.id"
-                " WHERE user = ? AND digest = ? ORDER BY answer.id DESC LIMIT 1",
-                (user, digest),
-            ).fetchone()
-        if row is None:
+        rows = self._database.rows(
+            "SELECT held, lesson, outcome, origin, detail, time"
+            " FROM message JOIN answer ON answer.message = message.id"
+            " WHERE user = ? AND digest = ? ORDER BY answer.id DESC LIMIT 1",
+            (user, digest),
+        )
+        if not rows:
             return None
-        held, lesson, outcome, origin, detail, answered = row
+        held, lesson, outcome, origin, detail, answered = rows[0]
         return Taught(
             Lesson(held) if held else None,
             Answer(
@@ -200,15 +199,19 @@ class SqliteLedger(Ledger):
         """What became of a user's earlier messages with some traits; one never met is left out."""
         named = {self._hash(user, trait): trait for trait in traits}
         marks = ", ".join("?" * len(named))
-        with self._database.transaction("DEFERRED") as db:
-            rows = db.execute(
-                "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"  # noqa: S608
-                f" WHERE user = ? AND trait IN ({marks})",
-                (user, *named),
-            ).fetchall()
-            itself = db.execute(
-                "SELECT word, traits FROM counted WHERE user = ? AND digest = ?", (user, digest)
-            ).fetchone()
+        statement = (
+            "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"  # noqa: S608
+            f" WHERE user = ? AND trait IN ({marks})"
+        )
+        if digest is None:  # a delivery, which is waited for
+            rows, itself = self._database.rows(statement, (user, *named)), None
+        else:
+            with self._database.transaction("DEFERRED") as db:
+                rows = db.execute(statement, (user, *named)).fetchall()
+                itself = db.execute(
+                    "SELECT word, traits FROM counted WHERE user = ? AND digest = ?",
+                    (user, digest),
+                ).fetchone()
         found = {trait: Past(*numbers) for trait, *numbers in rows}
         if itself is not None and (word := Word(itself[0])) in _LEFT:
             for trait in found.keys() & _split(itself[1]):

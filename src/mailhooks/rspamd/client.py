@@ -7,7 +7,7 @@ import errno
 import json
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from mailhooks.errors import RspamdAway, RspamdError, RspamdMisconfigured, RspamdUnavailable
@@ -28,7 +28,16 @@ _USER_LIMIT_BYTES = 255
 # A few symbols come from Rspamd's core, such as TAGGED_RCPT for plus-addresses,
 # and no settings keep them away. A full scan shows dozens.
 _MOST_CORE_SYMBOLS = 5
-_BAYES_ONLY = '{"groups_enabled": ["statistics"]}'
+# Enabling a group leaves on what works with a scan's result (flag explicit_disable in Rspamd's
+# plugins). The pass before the queue has done all that; this one comes from a local address and
+# has no judgement to hand on: REPLIES_SET would take the message for one that a user has sent, so
+# that an answer to it is welcome, and NEURAL_LEARN would learn from half a result.
+_AFTERWARDS = (
+    *("HISTORY_SAVE", "REPLIES_SET", "MILTER_HEADERS", "NEURAL_LEARN", "RATELIMIT_UPDATE"),
+    *("CLICKHOUSE_COLLECT", "ELASTIC_COLLECT", "EXPORT_AWS_S3"),
+)
+BAYES_ONLY: Final = json.dumps({"groups_enabled": ["statistics"], "symbols_disabled": _AFTERWARDS})
+"""Settings of a scan by Bayes alone."""
 
 
 def _checked_url(url: str) -> str:
@@ -184,7 +193,7 @@ class RspamdClient:
             RspamdMisconfigured: also when a full scan ran instead of Bayes alone.
         """
         # Not by way of check(): every delivery asks this.
-        headers = [("Deliver-To", _checked_user(user)), ("Settings", _BAYES_ONLY)]
+        headers = [("Deliver-To", _checked_user(user)), ("Settings", BAYES_ONLY)]
         result = await self._scanned(message, headers, timeout_s)
         if result.is_skipped:  # a test pattern such as GTUBE, which comes before all settings
             return None, None

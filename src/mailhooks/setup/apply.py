@@ -9,9 +9,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mailhooks.errors import SetupError
+from mailhooks import config
+from mailhooks.errors import ConfigError, SetupError
 from mailhooks.setup import postfix
-from mailhooks.setup.host import STATE, reloads
+from mailhooks.setup.host import FILTER, FOLDER, STATE, reloads
 from mailhooks.setup.journal import ABSENT, write_file
 from mailhooks.setup.plan import Command, Folder
 from mailhooks.setup.run import run
@@ -87,9 +88,11 @@ def remove(journal: Journal) -> list[str]:
     base_dir = Path(run("doveconf", "-h", "base_dir").strip())
     queue_dir = run("postconf", "-h", "queue_directory").strip()
     commands = reloads(base_dir, queue_dir, sockets="stop", services="stop")
-    # Ours are stopped while systemd still knows them.
+    # Ours are stopped while systemd still knows them; so is what an administrator has enabled.
     stops = [command for command in commands if "stop" in command.argv]
-    notes = _run_all(stops)
+    if stops:
+        stops.append(Command(("systemctl", "disable", "--now", FILTER)))
+    notes = _filtered() + _run_all(stops)
     commands = [command for command in commands if command not in stops]
     folders: list[Path] = []
     for name in sorted(journal.origin, reverse=True):
@@ -108,6 +111,21 @@ def remove(journal: Journal) -> list[str]:
     notes += _run_all([*CHECKS, *commands])
     journal.forget()
     return notes
+
+
+def _filtered() -> list[str]:
+    """What to know if Postfix hands its mail to our delivery filter, which will be gone."""
+    try:
+        lmtp = config.load(FOLDER / "mailhooks.toml").lmtp
+    except ConfigError:
+        return []
+    values = postfix.survey().values
+    return [
+        f"{name} = {values[name]} still leads to `mailhooks lmtp`, which runs no more: mail waits "
+        f"in Postfix's queue until you name the server behind it, {lmtp.next_hop}."
+        for name in postfix.TRANSPORTS
+        if values.get(name, "").endswith(lmtp.listen)
+    ]
 
 
 def _take_back(path: Path, journal: Journal) -> list[str]:

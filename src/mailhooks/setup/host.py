@@ -34,6 +34,7 @@ PACKAGED_UNITS: Final = Path("/lib/systemd/system")
 SYSTEMD_RUNS: Final = Path("/run/systemd/system")
 OLDEST: Final = {"Postfix": (3, 7), "Dovecot": (2, 3), "Rspamd": (3, 4)}
 SERVICES: Final = ("mailhooks.service", "mailhooks-milter.service")
+FILTER: Final = "mailhooks-lmtp.service"
 SOCKETS: Final = ("mailhooks-classify.socket", "mailhooks-learn.socket")
 
 
