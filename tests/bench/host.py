@@ -41,10 +41,11 @@ OURS = "ours"
 SENDER = "sender@example.org"
 TYPICAL_BYTES = 10_000
 TAUGHT = 60
-PIPERS = tuple(f"piping{number}" for number in range(5))
+PIPERS = tuple(f"piping{number}" for number in range(12))  # twice as many as there are rounds
 BULK = "--header Learn-Type=bulk"
 CONTENDERS = ("filing", "forking", "discarding", *PIPERS, "plain", "idle", "unmarked", "bare")
 PAUSE_S = 0.02
+SAID_CHARS = 600
 # The topmost trace fields, down to the first Received.
 _DOVECOT = re.compile(
     rb"\A(?:(?!Received:)[^\n]*\n)*Received:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE
@@ -155,7 +156,7 @@ class BenchHost:
     * ``filing``: delivery by a script that only files
     * ``forking``: delivery by ours, except that a fork of a shell and rspamc gives the verdict
     * ``discarding``: imapsieve pipes to a socket that discards
-    * ``piping0`` and so on: imapsieve pipes to a shell and rspamc; a fresh one each round
+    * ``piping0`` and so on: imapsieve pipes to a shell and rspamc; a fresh one each try
     * ``plain``: IMAP without imapsieve
     * ``idle``: IMAP with imapsieve and an empty script
     * ``unmarked``: IMAP with imapsieve, but not for changed flags
@@ -212,6 +213,10 @@ class BenchHost:
     def discarded(self) -> int:
         """Calls that the discarding socket has had."""
         return (self.folder / "discarded").stat().st_size
+
+    def piping_said(self) -> str:
+        """The end of what rspamc said for those accounts."""
+        return (self.folder / "said").read_text(errors="replace")[-SAID_CHARS:]
 
     def leaders(self) -> list[int]:
         """Processes in whose sessions the lab's servers run."""
@@ -323,6 +328,10 @@ class BenchHost:
         return NAMES[installed_generation()].extra.replace("FOLDER", str(self.folder))
 
     def _write_programs(self) -> None:
+        said = self.folder / "said"
+        tell, password = f">> {said} 2>&1", self.lab.rspamd_password
+        said.touch()
+        shutil.chown(said, MAIL_UID)
         scan, learn = (urlsplit(url).netloc for url in (self.lab.scan_url, self.lab.learn_url))
         for name, command in (
             (
@@ -331,7 +340,7 @@ class BenchHost:
             ),
             (
                 "bench-learn",
-                f'rspamc -h {learn} -P {self.lab.rspamd_password} -d "$USER" {BULK} learn_spam',
+                f'rspamc -h {learn} -P {password} -d "$USER" {BULK} learn_spam {tell}',
             ),
         ):
             path = self.folder / "bin" / name

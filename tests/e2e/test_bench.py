@@ -10,11 +10,12 @@ from lmtp import UnixLmtp
 
 from bench import classify, delivery, drain, load, moves
 from bench.figures import DishonestError
-from bench.host import OURS, SENDER, BenchHost
+from bench.host import OURS, PIPERS, SENDER, BenchHost
 from bench.machine import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 MESSAGES = 20
 
@@ -106,6 +107,30 @@ def test_a_move_counts_samples_calls_and_learns(host: BenchHost) -> None:
     figures = moves.moving(host, Watch(host.leaders), messages, rounds=1, piped=5)
     assert {figure.name for figure in figures} == {"move_vs_noop_ratio", "move_vs_rspamc_speedup"}
     assert all(it.rounds for it in moves.reading(host, Watch(host.leaders), messages, rounds=1))
+
+
+def test_a_round_of_the_pipe_that_lost_lessons_is_run_once_more(
+    host: BenchHost, tmp_path: Path
+) -> None:
+    """What rspamc said is told; the time of lessons that were not learned is no time."""
+    program = host.folder / "bin/bench-learn"
+    whole = program.read_text()
+    fails_once = f"[ -e {tmp_path}/failed ] || {{ : > {tmp_path}/failed; echo no; exit 1; }}"
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    try:
+        program.write_text(
+            whole.replace("exec ", f"{{ {fails_once}; }} >> {host.folder}/said\nexec ")
+        )
+        assert moves.piped_s(host, iter(PIPERS[-3:]), host.spam[:5]) > 0
+        learned = [host.lab.learns(host.user(account))[0] for account in PIPERS[-3:]]
+        assert learned == [4, 5, 0]
+        program.write_text("#!/bin/sh\nexit 1\n")
+        with pytest.raises(DishonestError, match=r"rspamc learned 0 of 5, and said '.*success"):
+            moves.piped_s(host, iter(PIPERS[-5:-3]), host.spam[:5])
+    finally:
+        program.write_text(whole)
 
 
 def test_the_worker_learns_as_much_as_a_bare_client(host: BenchHost) -> None:
