@@ -197,7 +197,7 @@ class Journal:
             False if there is no room now: the caller has to sync the file.
 
         Raises:
-            OSError: it cannot be written. Perhaps the journal has it all the same, for some seconds.
+            OSError: it cannot be written; the journal may have it all the same, for some seconds.
         """
         record = _record(self._boot, name, content)
         with self._lock:
