@@ -291,6 +291,7 @@ class Samples:
                         async with asyncio.timeout(wait_s):
                             await self._changed.wait()
         finally:
+            await self._tutor.stop()
             if self._tutor.ledger is not None:
                 self._tutor.ledger.close()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter
 
 from mailhooks.acquaintance import traits_of
+from mailhooks.daemon.clerk import Clerk
 from mailhooks.daemon.groups import key_of, settled_lesson
 from mailhooks.errors import LedgerError, RspamdError, RspamdUnavailable
 from mailhooks.ledger import DELIVERY, Answer, Outcome
@@ -87,9 +88,14 @@ class Tutor:
         self._count = count
         self._agreement = agreement
         self._turns = asyncio.Semaphore(connections)
+        self._clerk = Clerk()
         # Of each user, samples that were begun and of which nobody knows the end.
         self._unclear: dict[str, list[Entry]] = {}
         self.ledger: Ledger | None = None
+
+    async def stop(self) -> None:
+        """Return when nothing is under way any more in a thread."""
+        await self._clerk.stop()
 
     def doubt(self, *entries: Entry) -> None:
         """Note that samples were begun, and that nobody knows what became of them."""
@@ -112,10 +118,10 @@ class Tutor:
         if chosen is None:
             LEARNS.labels("taken-back").inc()
             log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
-            await asyncio.to_thread(self._remove, entries)
+            await self._clerk.do(self._drop, entries)
             return
         # All that blocks goes in two parts: each way to a thread and back has its price.
-        begun = await asyncio.to_thread(self._begin, chosen)
+        begun = await self._clerk.do(self._begin, chosen)
         result: LearnResult | RspamdError | None = None
         if begun is not None:
             try:
@@ -127,7 +133,7 @@ class Tutor:
                     )
             except RspamdError as error:
                 result = error
-        await asyncio.to_thread(self._end, chosen, begun, result, entries)
+        await self._clerk.do(self._end, chosen, begun, result, entries)
 
     def _end(
         self,
@@ -145,9 +151,12 @@ class Tutor:
         elif result is not None:
             self._check(chosen, before, result)
         if begun is not None and result is not None:
-            self._record(chosen, result, begun.message)
-        self._agree(chosen)
-        self._remove(entries)
+            self._record(chosen, result, begun.message, ended=entries)
+            self._agree(chosen)
+            self._remove(entries)
+        else:
+            self._agree(chosen)
+            self._drop(entries)
 
     def _learns(self, label: Label) -> int | None:
         return None if self._count is None else self._count(label.user, label.lesson)
@@ -163,8 +172,7 @@ class Tutor:
             count = self._learns(entry.label)
             if before is not None and count is not None and count > before:
                 result = LearnResult(LearnStatus.LEARNED, "counted", 0)
-                self._record(entry, result, self._spool.message(entry) or b"")
-                ledger.end_attempt(entry.name)
+                self._record(entry, result, self._spool.message(entry) or b"", ended=[entry])
             else:
                 # It may wait for long, and others' lessons will raise the count.
                 ledger.forget_learns(entry.name)
@@ -260,7 +268,9 @@ class Tutor:
                 message,
             )
 
-    def _record(self, entry: Entry, result: LearnResult, message: bytes) -> None:
+    def _record(
+        self, entry: Entry, result: LearnResult, message: bytes, ended: list[Entry]
+    ) -> None:
         label = entry.label
         is_own = label.user != SHARED_USER and label.origin != DELIVERY
         self._opened().record(
@@ -273,7 +283,8 @@ class Tutor:
                 time=label.received,
                 detail="" if result.learned else result.status.value,
                 traits=traits_of(read_header(message)) if is_own else (),
-            )
+            ),
+            ended=[each.name for each in ended],
         )
         LEARNS.labels(result.status.value).inc()
         log.info(
@@ -283,10 +294,14 @@ class Tutor:
             result.status.value,
         )
 
+    def _drop(self, entries: list[Entry]) -> None:
+        """Remove samples that were not recorded; whether any was begun is known to the ledger."""
+        self._opened().end_attempt(*(entry.name for entry in entries))
+        self._remove(entries)
+
     def _remove(self, entries: list[Entry]) -> None:
         for entry in entries:
             self._spool.remove(entry)
-            self._opened().end_attempt(entry.name)
 
     def _opened(self) -> Ledger:
         if self.ledger is None:
