@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _WHITESPACE = b" \t\r\n"
 _TO_SPACES = bytes.maketrans(b"\t\r\n", b"   ")
 # Neither a fold nor a field: a line whose colon is missing or far away.
 _NO_FIELD = re.compile(rb"\n(?![ \t])(?:[^:\r\n]+\r?(?=\n|\Z)|[^:\n]{990})")
-_DIGESTED = (b"message-id", b"date", b"from", b"subject")
+_DIGESTED = ("message-id", "date", "from", "subject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,23 @@ class Header:
 
     fields: tuple[tuple[bytes, bytes], ...]
     size_bytes: int
+    # A delivery asks for some of them three times.
+    _asked: dict[tuple[str, int | None], list[bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def values(self, name: str, most: int | None = None) -> list[bytes]:
-        """All values of a field, or the ``most`` topmost, topmost first, :func:`unfold`-ed."""
-        wanted = name.lower().encode("ascii")
-        found = [value for field, value in self.fields if field == wanted]
-        return [unfold(value) for value in found[:most]]
+        """All values of a field, or the ``most`` topmost, topmost first, :func:`unfold`-ed.
+
+        Args:
+            name: of the field.
+            most: how many.
+        """
+        if (values := self._asked.get((name, most))) is None:
+            wanted = name.lower().encode("ascii")
+            found = [value for field, value in self.fields if field == wanted]
+            values = self._asked[name, most] = [unfold(value) for value in found[:most]]
+        return values
 
 
 def read_header(message: bytes) -> Header:
@@ -175,14 +186,10 @@ def content_digest(message: bytes, header: Header | None = None) -> str:
         64 hexadecimal digits.
     """
     header = header or read_header(message)
-    values: dict[bytes, list[bytes]] = {name: [] for name in _DIGESTED}
-    for name, value in header.fields:
-        if name in values:
-            values[name].append(unfold(value))
     digest = hashlib.sha256()
     for name in _DIGESTED:
-        for value in values[name]:
-            digest.update(b"%s:%s\n" % (name, value))
+        for value in header.values(name):
+            digest.update(b"%s:%s\n" % (name.encode("ascii"), value))
     digest.update(b"\n")
     digest.update(message[header.size_bytes :].replace(b"\r\n", b"\n").strip(b"\n"))
     return digest.hexdigest()
