@@ -72,9 +72,7 @@ class LearnCount:
             with suppress(ConnectionError):  # Redis was started anew, or closes what is idle
                 return self._answer(connection, answers, [command])
         connection = _connected(self._url, self._timeout_s)
-        return self._answer(
-            connection, connection.makefile("rb"), [*_greeting(self._url), command]
-        )
+        return self._answer(connection, connection.makefile("rb"), [*_greeting(self._url), command])
 
     def _answer(
         self, connection: socket.socket, answers: BinaryIO, commands: list[tuple[bytes, ...]]

@@ -88,6 +88,10 @@ class RspamdAway(RspamdUnavailable):
     """Nobody listens where Rspamd should: whatever is asked, not one message's fault."""
 
 
+class RspamdLate(RspamdUnavailable):
+    """It did not answer in time."""
+
+
 class RspamdMisconfigured(RspamdError):  # noqa: N818 - reads as the state it reports
     """Rspamd refuses until somebody changes a setting, such as a password."""
 

@@ -13,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import tracemalloc
+from concurrent.futures import Future
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mailhooks import strand
 from mailhooks.dovecot import (
     HeaderLimits,
     Peer,
@@ -761,7 +764,7 @@ async def test_a_whole_call_is_answered_without_the_event_loop(path: Path) -> No
     """A direct handler runs in a thread, and what it leaves to do is done after the answer."""
     threads, done = [], threading.Event()
 
-    def direct(call: ScriptCall) -> tuple[bytes, Callable[[], None]]:
+    async def direct(call: ScriptCall) -> tuple[bytes, Callable[[], None]]:
         threads.append(threading.current_thread())
         assert call.peer.pid == os.getpid()
         return call.message, done.set
@@ -783,7 +786,7 @@ async def test_a_direct_handler_that_fails_is_a_failure_for_dovecot_only(
     """The answer says so at once, and the next call is served."""
     failures = [failure]
 
-    def direct(call: ScriptCall) -> tuple[bytes, None]:
+    async def direct(call: ScriptCall) -> tuple[bytes, None]:
         if failures:
             raise failures.pop()
         return call.message, None
@@ -794,14 +797,31 @@ async def test_a_direct_handler_that_fails_is_a_failure_for_dovecot_only(
     assert "failed" in caplog.text
 
 
-async def test_what_is_slow_large_or_wrong_goes_to_the_event_loop(path: Path) -> None:
+async def test_what_is_slow_goes_to_the_event_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what has been read of it."""
+    monkeypatch.setattr("mailhooks.dovecot.lane.READ_S", -1.0)
+
+    async def direct(_: ScriptCall) -> tuple[bytes, None]:
+        raise AssertionError
+
+    async with serving(ScriptServer(path, echo, direct=direct)):
+        with connected(path) as slow:
+            await send(slow, HEADER[:9])
+            await send(slow, HEADER[9:] + MESSAGE)
+            slow.shutdown(socket.SHUT_WR)
+            assert await reply_of(slow) == MESSAGE + b"+\n"
+
+
+async def test_what_is_large_or_wrong_goes_to_the_event_loop(path: Path) -> None:
     """There nobody waits for it, with the same answers and refusals as ever."""
 
-    def direct(call: ScriptCall) -> tuple[bytes, None]:
+    async def direct(call: ScriptCall) -> tuple[bytes, None]:
         return b"direct " + call.message, None
 
     async with serving(ScriptServer(path, echo, direct=direct)):
-        with connected(path) as slow, connected(path) as silent, connected(path) as wrong:
+        with connected(path) as slow, connected(path) as wrong:
             await send(slow, HEADER[:9])
             await send(wrong, b"nonsense\n")
             wrong.shutdown(socket.SHUT_WR)
@@ -811,17 +831,67 @@ async def test_what_is_slow_large_or_wrong_goes_to_the_event_loop(path: Path) ->
             assert await call(path, large) == (large, True)
             await send(slow, HEADER[9:] + MESSAGE)
             slow.shutdown(socket.SHUT_WR)
-            assert await reply_of(slow) == MESSAGE + b"+\n"
-            await send(silent, HEADER)
-            silent.shutdown(socket.SHUT_WR)
-            assert await reply_of(silent) == b"+\n"
+            assert (await reply_of(slow)).endswith(MESSAGE + b"+\n")
+
+
+async def test_a_lane_answers_others_while_a_call_waits(path: Path) -> None:
+    """For a socket, for a thread, or for a while; and each call keeps its own answer."""
+    ours, theirs = socket.socketpair()
+    told: Future[bytes] = Future()
+
+    async def direct(call: ScriptCall) -> tuple[bytes, None]:
+        if call.message == b"socket":
+            await strand.readable(ours, time.monotonic() + PATIENCE_S)
+            return ours.recv(10), None
+        if call.message == b"thread":
+            return await strand.result(told, time.monotonic() + PATIENCE_S), None
+        if call.message == b"late":
+            with pytest.raises(TimeoutError):
+                await strand.readable(ours, time.monotonic())
+            await strand.pause(0.01)
+        return call.message, None
+
+    with ours, theirs:
+        ours.setblocking(False)
+        async with serving(ScriptServer(path, echo, direct=direct)):
+            waiting = asyncio.create_task(call(path, b"thread"))
+            assert await call(path, b"late") == (b"late", True)
+            heard = asyncio.create_task(call(path, b"socket"))
+            assert await asyncio.gather(*(call(path, b"%d" % each) for each in range(20))) == [
+                (b"%d" % each, True) for each in range(20)
+            ]
+            assert not waiting.done()
+            theirs.send(b"heard")
+            told.set_result(b"told")
+            assert (await heard, await waiting) == ((b"heard", True), (b"told", True))
+
+
+async def test_stopping_answers_a_lanes_calls_that_do_not_end(path: Path) -> None:
+    """With a failure, and what they hold is let go."""
+    entered, ended = threading.Event(), threading.Event()
+
+    async def direct(_: ScriptCall) -> tuple[bytes, None]:
+        entered.set()
+        try:
+            await strand.pause(PATIENCE_S)
+        finally:
+            ended.set()
+        return b"", None
+
+    server = ScriptServer(path, echo, direct=direct)
+    await server.start()
+    pending = asyncio.create_task(call(path))
+    assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+    await server.stop(grace_s=0.01)
+    assert await pending == (b"", False)
+    assert ended.is_set()
 
 
 async def test_while_the_disk_does_not_answer_the_event_loop_takes_calls(path: Path) -> None:
     """One call that is stuck holds up nobody else, and stopping does not wait for ever."""
     entered, release = threading.Event(), threading.Event()
 
-    def direct(call: ScriptCall) -> tuple[bytes, None]:
+    async def direct(call: ScriptCall) -> tuple[bytes, None]:
         entered.set()
         release.wait(PATIENCE_S)
         return b"late " + call.message, None

@@ -15,7 +15,7 @@ PACKAGE = Path(mailhooks.__file__).parent
 RANKS = (
     {"errors", "hooks"},
     {"message", "lesson", "retry", "systemd", "negotiation", "keys", "training", "config"}
-    | {"readable", "doveconf", "acquaintance"},
+    | {"strand", "doveconf", "acquaintance"},
     {"score", "source", "setup", "bayes", "journal"},
     {
         "policy",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from mailhooks.daemon.acquaintances import Acquaintances
 from mailhooks.daemon.classify import SMALL_BYTES, Classifier
 from mailhooks.daemon.weights import Weights
 from mailhooks.dovecot import Peer, ScriptCall
-from mailhooks.errors import LedgerError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.errors import LedgerError, RspamdLate, RspamdMisconfigured, RspamdUnavailable
 from mailhooks.keys import KeyRing, new_key
 from mailhooks.ledger import Answer, Outcome, SqliteLedger
 from mailhooks.lesson import SHARED_USER, Lesson
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mailhooks.ledger import Decision
 
 KEYS = KeyRing((new_key(),))
+THREADS = ThreadPoolExecutor(1)
 BARE = b"Message-ID: <1@x>\r\nFrom: a@x\r\nSubject: x\r\n\r\ny\r\n"
 
 
@@ -64,7 +65,8 @@ class FakeRspamd:
     async def check_opinions(
         self, _message: bytes, *, user: str, timeout_s: float
     ) -> tuple[BayesOpinion | None, BayesOpinion | None]:
-        assert (user, timeout_s) == ("ann@x.example", math.inf)
+        assert user == "ann@x.example"
+        assert 0 < timeout_s < 5
         return self.opinions
 
     async def check(self, message: bytes, **how: Any) -> CheckResult:
@@ -100,6 +102,7 @@ async def answer(
         KEYS,
         weights,
         cast("Any", None),
+        threads=THREADS,
         score=ScoreSettings(),
         policy=PolicySettings(**policy),
         learning=LearningSettings(learn_on_delivery="off"),
@@ -257,7 +260,7 @@ async def test_mail_without_a_score_is_scanned_without_bayes(rspamd: FakeRspamd)
         (RspamdUnavailable("away"), "unavailable"),
         (RspamdMisconfigured("no"), "unavailable"),
         (ValueError("header"), "unavailable"),
-        (TimeoutError(), "deadline"),
+        (RspamdLate("late"), "deadline"),
     ],
 )
 async def test_a_scan_that_fails_leaves_the_message_in_the_inbox(

@@ -10,6 +10,7 @@ import sqlite3
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ from mailhooks.ledger import SqliteLedger
 from mailhooks.lesson import Lesson
 from mailhooks.message import content_digest
 from mailhooks.rspamd import RspamdClient
-from mailhooks.spool import Label, Spool
+from mailhooks.spool import Entry, Label, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -541,7 +542,7 @@ class NoSamples:
     def delivered(self, _user: str, _lesson: Lesson) -> int:
         return 0
 
-    async def take(self, *_args: object) -> None:
+    def keep(self, *_args: object) -> None:
         pytest.fail("the probe was learned")
 
 
@@ -552,6 +553,7 @@ def classifier(keys: KeyRing, samples: Any, threshold: float = 6.0) -> Classifie
         keys,
         Weights(None, 2),
         samples,
+        threads=ThreadPoolExecutor(1),
         score=ScoreSettings(),
         policy=PolicySettings(threshold=threshold, full_scan=False),
         learning=LearningSettings(learn_on_delivery="all"),
@@ -581,11 +583,14 @@ def test_a_daemon_with_other_keys_is_found_and_the_probe_taken_back(
         def delivered(self, _user: str, _lesson: Lesson) -> int:
             return 0
 
-        async def take(
+        def keep(
             self, user: str, lesson: Lesson, digest: str, origin: str, _message: bytes
-        ) -> None:
+        ) -> Entry:
             label = Label(user=user, lesson=lesson, digest=digest, origin=origin, received=0.0)
-            spool.put(label, probe.MESSAGE)
+            return spool.put(label, probe.MESSAGE)
+
+        def notice(self, _entry: Entry) -> None:
+            pass
 
     path = tmp_path / "classify"
     mail_uids = frozenset({os.geteuid()})

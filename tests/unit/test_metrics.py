@@ -29,6 +29,7 @@ from mailhooks.errors import (
     ConfigError,
     LedgerError,
     ProtocolError,
+    RspamdLate,
     RspamdMisconfigured,
     RspamdUnavailable,
     SpoolError,
@@ -42,6 +43,7 @@ from mailhooks.spool import Entry, Spool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from concurrent.futures import Executor
 
 SPAM, HAM = Lesson.SPAM, Lesson.HAM
 SETTINGS = LearningSettings(
@@ -468,7 +470,7 @@ async def test_calls_in_the_drop_folder_are_counted(tmp_path: Path) -> None:
     [
         (None, "no opinion"),
         (RspamdUnavailable("away"), "unavailable"),
-        (TimeoutError(), "deadline"),
+        (RspamdLate("late"), "deadline"),
     ],
 )
 async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
@@ -481,6 +483,7 @@ async def test_a_verdict_counts_its_folder_and_what_it_rests_on(
         KeyRing((new_key(),)),
         Weights(None, 2),
         cast("Samples", None),
+        threads=cast("Executor", None),
         score=ScoreSettings(),
         policy=PolicySettings(full_scan=False),
         learning=LearningSettings(learn_on_delivery="off"),

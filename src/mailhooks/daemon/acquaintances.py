@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
+import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from mailhooks.acquaintance import (
     acquaintance,
 )
 from mailhooks.errors import LedgerError
+from mailhooks.strand import result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
     from mailhooks.acquaintance import Past, Trait
     from mailhooks.ledger import Ledger
 
-    Asked = Future[dict[Trait, Past]]
+    Asked = Future[dict[Trait, Past]] | dict[Trait, Past]
 
 log = logging.getLogger("mailhooks.acquaintances")
 
+QUICK_S = 0.005
+"""As long as answers come sooner, nobody is kept waiting by an answer that is waited for."""
+
 
 class Acquaintances:
-    """Asks the ledger, in a thread of its own: a busy disk elsewhere holds no verdict up.
+    """Asks the ledger: at once, or in a thread of its own while the disk is slow or the file shut.
+
+    A busy disk holds no verdict up, and the way to a thread and back takes ten times as long as the
+    answer.
 
     Args:
         open_ledger: opens the ledger; called again while it fails.
@@ -39,9 +46,10 @@ class Acquaintances:
         self._ledger: Ledger | None = None
         self._thread = ThreadPoolExecutor(1, "acquaintances")
         self._complaint = ""
+        self._is_quick = False  # to open it may take long
 
     def ask(self, user: str, traits: tuple[Trait, ...], judged: str | None = None) -> Asked | None:
-        """Begin to look up what a user said of list and sender; neither waits nor fails.
+        """Begin to look up what a user said of list and sender; hardly waits, never fails.
 
         Args:
             user: the Dovecot user, in lower case.
@@ -52,30 +60,28 @@ class Acquaintances:
         if not traits:
             return None
         try:
+            if self._is_quick:
+                return self._past(user, traits, judged)
             return self._thread.submit(self._past, user, traits, judged)
-        except RuntimeError as error:  # closed
-            failed: Asked = Future()
+        except (LedgerError, RuntimeError) as error:  # RuntimeError: closed
+            failed: Future[dict[Trait, Past]] = Future()
             failed.set_exception(error)
             return failed
 
     async def told(
-        self, asked: Asked | None, *, most: float, timeout_s: float
+        self, asked: Asked | None, *, most: float, deadline_s: float
     ) -> Acquaintance | NoAcquaintance | None:
-        """What came of it; None if nothing was asked. Never fails.
+        """What came of it; None if nothing was asked. Never fails; a strand.
 
         Args:
             asked: the question.
             most: the most points an acquaintance may have against a message.
-            timeout_s: seconds to wait for the ledger from now on.
+            deadline_s: how long to wait for the ledger, by ``time.monotonic``.
         """
         if asked is None:
             return None
         try:
-            # Mostly it is, and then the thread never has to wake the event loop.
-            if not asked.done():
-                async with asyncio.timeout(timeout_s):
-                    await asyncio.wrap_future(asked)
-            past = asked.result()
+            past = await result(asked, deadline_s) if isinstance(asked, Future) else asked
         except TimeoutError:
             self._complain("the ledger did not answer in time")
             return NoAcquaintance(NoAcquaintanceWhy.DEADLINE)
@@ -86,9 +92,12 @@ class Acquaintances:
         return acquaintance(past, most)
 
     def _past(self, user: str, traits: tuple[Trait, ...], judged: str | None) -> dict[Trait, Past]:
+        began_s, self._is_quick = time.monotonic(), False
         if self._ledger is None:
             self._ledger = self._open_ledger()
-        return self._ledger.past(user, traits, digest=judged)
+        past = self._ledger.past(user, traits, digest=judged)
+        self._is_quick = time.monotonic() - began_s < QUICK_S
+        return past
 
     def _complain(self, text: str) -> None:
         """Say it once for each trouble."""

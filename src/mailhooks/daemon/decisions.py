@@ -78,20 +78,33 @@ class Decisions:
         self._writing: asyncio.Task[bool] | None = None
         self._some = asyncio.Event()
         self._many = asyncio.Event()
+        self._is_told = False  # the writer, of what waits
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._complaint = ""
 
     def note(self, decision: Decision) -> None:
-        """Have a decision written soon; never waits and never fails. In the event loop's thread."""
+        """Have a decision written soon; never waits and never fails. In any thread."""
         if len(self._waiting) >= self._most_waiting or not _is_text(decision.user):
             DECISIONS.labels("lost").inc()
             return
         self._waiting.append(decision)
-        self._some.set()
-        if len(self._waiting) >= AT_ONCE:
-            self._many.set()
+        # The first of a batch wakes the writer, who looks at all that have come.
+        if not self._is_told:
+            self._is_told = True
+            self._tell(self._some)
+        if len(self._waiting) >= AT_ONCE and not self._many.is_set():
+            self._tell(self._many)
+
+    def _tell(self, event: asyncio.Event) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the writer with it
+                self._loop.call_soon_threadsafe(event.set)
 
     async def run(self) -> None:
         """Write for ever; cancel to stop. What still waits is then written, in one last try."""
+        self._loop = asyncio.get_running_loop()
+        if self._waiting:
+            self._some.set()
         try:
             while True:
                 await self._some.wait()
@@ -120,6 +133,9 @@ class Decisions:
                 return False
         self._some.clear()
         self._many.clear()
+        self._is_told = False
+        if self._waiting:  # it came just now, and nobody was told
+            self._some.set()
         return True
 
     async def _write_some(self) -> bool:

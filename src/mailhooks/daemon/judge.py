@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
+import time
 from typing import TYPE_CHECKING
 
 from mailhooks.bayes import Opinion, blend, points
-from mailhooks.errors import RspamdError
+from mailhooks.errors import RspamdError, RspamdLate
 from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.message import without_fields
 from mailhooks.policy import (
@@ -21,6 +20,7 @@ from mailhooks.policy import (
     decide,
 )
 from mailhooks.score import Course, MilterScore, NoScore, RspamdScore
+from mailhooks.strand import Begun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -55,7 +55,7 @@ STRANGERS = (b"x-spam", b"x-mailhooks-", b"x-rspamd-")
 
 
 class Judge:
-    """Judges at delivery, and again for whoever wants a verdict explained.
+    """Judges at delivery, and again for whoever wants a verdict explained; all of it strands.
 
     Args:
         rspamd: asked for Bayes alone, and for a full scan in place of a missing score.
@@ -106,20 +106,22 @@ class Judge:
             timeout_s: seconds for a full scan, and for the acquaintance with list and sender.
             judged: the digest of a message that was delivered before.
         """
-        began_s, most = asyncio.get_running_loop().time(), self._policy.acquaintance_points
+        began_s, most = time.monotonic(), self._policy.acquaintance_points
         ledger = self._acquaintances if most else None
         asked = ledger.ask(user, traits, judged) if ledger is not None else None
         scan: RspamdScore | NoScan | None = None
         if isinstance(milter, NoScore):
-            opinion, scan = await asyncio.gather(
-                bayes, self._scan(message, user, sender, recipient, timeout_s)
-            )
+            scanned = Begun(self._scan(message, user, sender, recipient, timeout_s))
+            try:
+                opinion, scan = await bayes, await scanned
+            finally:
+                scanned.close()
         else:
             opinion = await bayes
         known: Acquaintance | NoAcquaintance | None = None
         if ledger is not None:
-            left_s = began_s + timeout_s * ACQUAINTANCE_SHARE - asyncio.get_running_loop().time()
-            known = await ledger.told(asked, most=most, timeout_s=left_s)
+            deadline_s = began_s + timeout_s * ACQUAINTANCE_SHARE
+            known = await ledger.told(asked, most=most, deadline_s=deadline_s)
         return decide(
             milter,
             opinion,
@@ -137,13 +139,12 @@ class Judge:
             user: the Dovecot user, in lower case.
             timeout_s: seconds for everything that Rspamd and Redis are asked.
         """
+        deadline_s = time.monotonic() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                own, shared = await self._rspamd.check_opinions(
-                    message, user=user, timeout_s=math.inf
-                )
-                return await self._blended(user, own, shared, timeout_s)
-        except TimeoutError:
+            own, shared = await self._rspamd.check_opinions(message, user=user, timeout_s=timeout_s)
+            left_s = deadline_s - time.monotonic()
+            return await self._blended(user, own, shared, min(left_s, timeout_s * WEIGHTS_SHARE))
+        except RspamdLate:
             log.warning("user=%s: no Bayes: Rspamd did not answer in %.1f s", user, timeout_s)
             return NoBayes(NoBayesWhy.DEADLINE)
         except (RspamdError, ValueError) as error:
@@ -153,11 +154,11 @@ class Judge:
     async def _blended(
         self, user: str, own: BayesOpinion | None, shared: BayesOpinion | None, timeout_s: float
     ) -> Bayes | NoBayes:
-        """Both opinions, weighed by what each of them has learned."""
+        """Both opinions, weighed by what each of them has learned; so long for each count."""
 
         async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion:
             # Redis that does not answer costs a blend its weights, not its opinions.
-            learned = await self._weights.of(whose, timeout_s * WEIGHTS_SHARE)
+            learned = await self._weights.of(whose, timeout_s)
             probability = None if opinion is None else opinion.probability
             return Opinion(probability, learned[Lesson.SPAM], learned[Lesson.HAM])
 
@@ -176,15 +177,15 @@ class Judge:
             return NoScan(NoScanWhy.OFF)
         seconds = min(timeout_s, self._policy.full_scan_timeout_s)
         try:
-            async with asyncio.timeout(seconds):
-                result = await self._rspamd.check(
-                    without_fields(message, STRANGERS),
-                    user=user,
-                    settings=FULL_SCAN,
-                    envelope_from=_envelope_address(sender),
-                    rcpts=filter(None, [_envelope_address(recipient)]),
-                )
-        except TimeoutError:
+            result = await self._rspamd.check(
+                without_fields(message, STRANGERS),
+                user=user,
+                settings=FULL_SCAN,
+                envelope_from=_envelope_address(sender),
+                rcpts=filter(None, [_envelope_address(recipient)]),
+                timeout_s=seconds,
+            )
+        except RspamdLate:
             log.warning("user=%s: no full scan: Rspamd did not answer in %.1f s", user, seconds)
             return NoScan(NoScanWhy.DEADLINE)
         except (RspamdError, ValueError) as error:

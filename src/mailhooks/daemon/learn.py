@@ -157,8 +157,8 @@ class Learner:
             sample.log()
         return b""
 
-    def answer_directly(self, call: ScriptCall) -> tuple[bytes, Callable[[], None] | None]:
-        """The same for any thread; blocks. The second value is to be called afterwards."""
+    async def answer_directly(self, call: ScriptCall) -> tuple[bytes, Callable[[], None] | None]:
+        """The same as a strand; blocks. The second value is to be called afterwards."""
         if (sample := self._sample(call)) is None:
             return b"", None
         entry = self._samples.keep(*sample.what)

@@ -145,6 +145,7 @@ class Samples:
         self._refusal: tuple[float, SpoolError] | None = None
         self._woke_s = self._looked_s = 0.0
         self._noticed: deque[Entry] = deque()
+        self._is_told = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopping = False
 
@@ -211,12 +212,14 @@ class Samples:
         # Before the worker runs nobody has to know: it looks through the spool first.
         if self._loop is not None:
             self._noticed.append(entry)
-            if len(self._noticed) == 1:
+            if not self._is_told:
+                self._is_told = True
                 later = self._loop.call_later
                 self._loop.call_soon_threadsafe(later, NOTICED_S, self._add_noticed)
         self._spool.make_ready()
 
     def _add_noticed(self) -> None:
+        self._is_told = False
         while self._noticed:
             self._add(self._noticed.popleft())
 

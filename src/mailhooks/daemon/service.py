@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mailhooks.config import Settings, uids_of
@@ -24,7 +25,7 @@ from mailhooks.daemon.metrics import metrics_served
 from mailhooks.daemon.reload import compare
 from mailhooks.daemon.samples import Samples
 from mailhooks.daemon.weights import Weights
-from mailhooks.dovecot import ScriptServer, ServerLimits
+from mailhooks.dovecot import ScriptServer, ServerLimits, lane
 from mailhooks.errors import MailhooksError, SpoolError
 from mailhooks.keys import load_keys
 from mailhooks.ledger import SqliteLedger
@@ -46,6 +47,7 @@ log = logging.getLogger("mailhooks.daemon")
 CLASSIFY_SOCKET = "mailhooks-classify"
 LEARN_SOCKET = "mailhooks-learn"
 WEIGHTS_TIMEOUT_S = 1.0
+VERDICT_THREADS = 4
 OPEN_FILES = 16384
 PREPARE_S = 1.0
 STOP_S = 5.0
@@ -132,7 +134,7 @@ async def serve(
         servers: list[ScriptServer] = []
         stack.push_async_callback(_stop_all, servers, HANDED_OVER_STOP_S if sockets else STOP_S)
         for name, handler, direct in (
-            (CLASSIFY_SOCKET, handlers.classify, None),
+            (CLASSIFY_SOCKET, handlers.classify, handlers.classify_directly),
             (LEARN_SOCKET, handlers.learn, handlers.learn_directly),
         ):
             server = ScriptServer(
@@ -190,9 +192,11 @@ class _Handlers:
         self._samples, self._decisions = samples, decisions
         path = settings.learning.ledger_file
         self._acquaintances = Acquaintances(lambda: SqliteLedger(path))
+        self._threads = ThreadPoolExecutor(VERDICT_THREADS, "verdicts")
         self._classifier, self._learner = self._made_by(settings)
 
     def close(self) -> None:
+        self._threads.shutdown(wait=False)
         self._acquaintances.close()
 
     async def classify(self, call: ScriptCall) -> bytes:
@@ -201,8 +205,11 @@ class _Handlers:
     async def learn(self, call: ScriptCall, made: float | None = None) -> bytes:
         return await self._learner.answer(call, made)
 
-    def learn_directly(self, call: ScriptCall) -> tuple[bytes, Callable[[], None] | None]:
-        return self._learner.answer_directly(call)
+    async def classify_directly(self, call: ScriptCall) -> lane.Answer:
+        return await self._classifier.answer(call), None
+
+    async def learn_directly(self, call: ScriptCall) -> lane.Answer:
+        return await self._learner.answer_directly(call)
 
     def reload(self, read: Settings) -> None:
         """Put new settings into force, and log which wait for a restart.
@@ -224,6 +231,7 @@ class _Handlers:
             load_keys(settings.score.key_file),
             self._weights,
             self._samples,
+            threads=self._threads,
             score=settings.score,
             policy=settings.policy,
             learning=settings.learning,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mailhooks.errors import StatisticsError
 from mailhooks.lesson import Lesson
+from mailhooks.strand import result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ class Weights:
         self._known.pop(user, None)
 
     async def of(self, user: str, timeout_s: float) -> Learned:
-        """What the user's statistics have learned; ``SHARED_USER`` for the shared ones.
+        """What the user's statistics have learned; ``SHARED_USER`` for the shared ones. A strand.
 
         Args:
             user: as in Rspamd's statistics.
@@ -76,10 +76,9 @@ class Weights:
                 return known[1]
         if self._count is None:
             return self._least
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(timeout_s):
-                learned = await loop.run_in_executor(self._thread, self._count, user)
+            asked = self._thread.submit(self._count, user)
+            learned = await result(asked, time.monotonic() + timeout_s)
         except (TimeoutError, StatisticsError) as error:
             if not self._complained:
                 reason = str(error) or "Redis does not answer"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mailhooks.dovecot.script_protocol import HeaderLimits, ScriptParser
 from mailhooks.errors import ProtocolError
-from mailhooks.readable import readable
+from mailhooks.strand import readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

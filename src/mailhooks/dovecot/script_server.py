@@ -6,9 +6,9 @@ everything in it is accepted whenever the loop comes round. A connection costs
 one task. Its input is read to the end before anything is answered, refused
 calls included, because Dovecot takes an early answer for a broken pipe.
 
-A handler that blocks for a short time may answer in a thread of its own, without the
-event loop (:mod:`mailhooks.dovecot.lane`); the loop then takes what is slow, large or
-wrong, and all of it while that thread is held up.
+A handler may answer in a thread of its own, without the event loop
+(:mod:`mailhooks.dovecot.lane`); the loop then takes what is slow, large or wrong, and all of it
+while that thread is held up.
 
 Every step has a hard deadline. A handler that wants to say something better
 than ``-`` keeps its own, counted from ``ScriptCall.accepted_at_s``.
@@ -82,7 +82,7 @@ class ScriptServer:
         gid: int | None = None,
         dir_mode: int = 0o755,
         sock: socket.socket | None = None,
-        direct: Callable[[ScriptCall], lane.Answer] | None = None,
+        direct: Callable[[ScriptCall], Awaitable[lane.Answer]] | None = None,
     ) -> None:
         """Prepare; nothing is opened before ``start``.
 
@@ -98,8 +98,8 @@ class ScriptServer:
             sock: a socket opened by somebody else, such as systemd; ``path``
                 then only names the program and no file is touched. The server
                 closes it.
-            direct: answers one call in a thread, and may block for as long as the disk
-                takes; its output is sent like the handler's.
+            direct: answers one call in a thread, a strand that may block for as long as
+                the disk takes; its output is sent like the handler's.
         """
         self.memory = MessageMemory((limits or ServerLimits()).memory_bytes, PIECE_BYTES)
         self._path = Path(path)
@@ -116,7 +116,7 @@ class ScriptServer:
         self._late: set[asyncio.Task[None]] = set()  # answered already, by a failure
         self._turns = asyncio.Semaphore(self._limits.handlers)
         self._results = {name: CALLS.labels(self._path.name, name) for name in RESULTS}
-        self._open = CONNECTIONS.labels(self._path.name)
+        CONNECTIONS.labels(self._path.name).set_function(self._count)
 
     async def start(self) -> None:
         """Listen and serve until ``stop``.
@@ -215,12 +215,15 @@ class ScriptServer:
         self._pause(sock)
 
     def _is_at_limit(self) -> bool:
-        if len(self._connections) < self._max_connections:
+        if self._count() < self._max_connections:
             return False
         if not self._full:
             self._full = True
             log.warning("%s: %d connections, more wait", self._path.name, self._max_connections)
         return True
+
+    def _count(self) -> int:
+        return len(self._connections) + (self._lane.connections if self._lane is not None else 0)
 
     def _begin(self, connection: socket.socket, begun: bytes = b"") -> None:
         task = asyncio.get_running_loop().create_task(self._serve(connection, begun))
@@ -237,7 +240,6 @@ class ScriptServer:
 
     async def _serve(self, sock: socket.socket, begun: bytes) -> None:
         who = self._path.name
-        self._open.inc()
         with sock:
             try:
                 peer = Peer.of(sock)
@@ -261,8 +263,6 @@ class ScriptServer:
             except Exception:
                 log.exception("%s: failed: a bug", who)
                 _say_failure(sock)
-            finally:
-                self._open.dec()
 
     async def _send(self, sock: socket.socket, reply: bytes) -> None:
         try:
@@ -301,13 +301,13 @@ class ScriptServer:
                 await discard(sock, self._limits.discard_bytes)
         return _FAILURE
 
-    def _answer_directly(
-        self, direct: Callable[[ScriptCall], lane.Answer], call: ScriptCall
+    async def _answer_directly(
+        self, direct: Callable[[ScriptCall], Awaitable[lane.Answer]], call: ScriptCall
     ) -> lane.Answer:
         """In the lane's thread; never raises."""
         afterwards = None
         try:
-            output, afterwards = direct(call)
+            output, afterwards = await direct(call)
             reply, result = encode_reply(output, ok=True), "done"
         except (Exception, SystemExit) as error:
             who = f"{self._path.name}: uid {call.peer.uid} pid {call.peer.pid}"

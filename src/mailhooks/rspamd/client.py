@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
-import math
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from mailhooks.errors import RspamdAway, RspamdError, RspamdMisconfigured, RspamdUnavailable
+from mailhooks.errors import (
+    RspamdAway,
+    RspamdError,
+    RspamdLate,
+    RspamdMisconfigured,
+    RspamdUnavailable,
+)
 from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.rspamd import exchange, results
+from mailhooks.strand import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -69,6 +75,8 @@ def _checked_header(name: str, value: str) -> tuple[str, str]:
 class RspamdClient:
     """Talks to one Rspamd, inside ``async with``; no call repeats itself.
 
+    Every call is a strand (:mod:`mailhooks.strand`).
+
     Args:
         scan_url: the normal worker, ``http://host:port`` or ``unix:/path/to/socket``.
         learn_url: the controller, in the same notation.
@@ -102,9 +110,7 @@ class RspamdClient:
         self._own_classifier = classifier
         self._timeout_s = timeout_s
         self._max_connections = max_connections
-        self._turns = {
-            url: asyncio.Semaphore(max_connections) for url in (self._scan_url, self._learn_url)
-        }
+        self._turns = {url: Turns(max_connections) for url in (self._scan_url, self._learn_url)}
         self._entered = False
 
     async def __aenter__(self) -> Self:
@@ -142,11 +148,11 @@ class RspamdClient:
             ip: the SMTP client's address.
             rcpts: the envelope recipients.
             queue_id: the MTA's name for the message, for Rspamd's log.
-            timeout_s: seconds for this call instead of the client's; ``math.inf`` where the
-                caller keeps the time.
+            timeout_s: seconds for this call instead of the client's.
 
         Raises:
-            RspamdUnavailable: no answer in time, or none that is a result.
+            RspamdLate: no answer in time.
+            RspamdUnavailable: no answer, or none that is a result.
             RspamdMisconfigured: Rspamd does not let us scan.
             ValueError: an argument cannot be a header, or both kinds of settings are given.
         """
@@ -262,9 +268,13 @@ class RspamdClient:
     ) -> _T:
         self._see_that_it_is_entered()
         seconds = self._timeout_s if timeout_s is None else timeout_s
+        deadline_s, turns = time.monotonic() + seconds, self._turns[url]
         with _explained(url, seconds):
-            async with asyncio.timeout(None if seconds == math.inf else seconds), self._turns[url]:
-                answer = await exchange.ask(url, path, headers, body)
+            await turns.take(deadline_s)
+            try:
+                answer = await exchange.ask(url, path, headers, body, deadline_s)
+            finally:
+                turns.give()
             return read(*answer)
 
     def _see_that_it_is_entered(self) -> None:
@@ -282,7 +292,7 @@ def _explained(url: str, seconds: float) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise RspamdUnavailable(f"Rspamd at {url} gave no answer in {seconds:g} s") from error
+        raise RspamdLate(f"Rspamd at {url} gave no answer in {seconds:g} s") from error
     except RspamdError as error:
         raise type(error)(f"Rspamd at {url} {error}") from None
     except OSError as error:

@@ -12,18 +12,19 @@ and a learn that failed at Redis has hiredis' error number for a code:
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import math
 import os
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from mailhooks.errors import RspamdUnavailable
-from mailhooks.readable import readable
+from mailhooks.strand import readable, result, writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,17 +49,23 @@ class Answer(NamedTuple):
 
 
 async def ask(
-    url: str, path: str, headers: Iterable[tuple[str, str]], body: bytes | None = None
+    url: str,
+    path: str,
+    headers: Iterable[tuple[str, str]],
+    body: bytes | None = None,
+    deadline_s: float = math.inf,
 ) -> Answer:
-    """Post a message to a path, or get what is there, and read the answer.
+    """Post a message to a path, or get what is there, and read the answer. A strand.
 
     Args:
         url: ``http://host:port``, perhaps with a path before ``path``, or ``unix:/path``.
         path: what is asked for.
         headers: sent as they are, so they must hold no line ends.
         body: the message; None for a GET.
+        deadline_s: by ``time.monotonic``.
 
     Raises:
+        TimeoutError: the deadline passed.
         OSError: there is no connection, or it broke.
         RspamdUnavailable: what came is no answer.
     """
@@ -72,8 +79,8 @@ async def ask(
         *(f"{name}: {value}" for name, value in headers),
     ]
     request = "\r\n".join((*lines, "\r\n")).encode() + (body or b"")
-    with await _sent(url, request) as connection:
-        return await _answer(connection)
+    with await _sent(url, request, deadline_s) as connection:
+        return await _answer(connection, deadline_s)
 
 
 def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
@@ -102,10 +109,10 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
     return answer._replace(body=body[: int(length[1])])
 
 
-async def _answer(connection: socket.socket) -> Answer:
+async def _answer(connection: socket.socket, deadline_s: float) -> Answer:
     received = bytearray()
     while True:
-        await readable(connection)
+        await readable(connection, deadline_s)
         try:
             chunk = connection.recv(_AT_ONCE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -141,37 +148,48 @@ def _name(url: str) -> tuple[str | None, int]:
     return parts.hostname, parts.port or _DEFAULT_PORT
 
 
-async def _sent(url: str, request: bytes) -> socket.socket:
+@lru_cache(maxsize=1)
+def _resolver() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "resolver")
+
+
+async def _sent(url: str, request: bytes, deadline_s: float) -> socket.socket:
     """A connection over which the request has gone, to the first address that takes it."""
     known = _known_address(url)
     if known is not None:
-        return await _sent_to(*known, request)
-    found = await asyncio.get_running_loop().getaddrinfo(*_name(url), type=_TCP)
-    *others, last = found
+        return await _sent_to(*known, request, deadline_s)
+    asked = _resolver().submit(partial(socket.getaddrinfo, *_name(url), type=_TCP))
+    *others, last = await result(asked, deadline_s)
     for family, _, _, _, address in others:
         with suppress(OSError):
-            return await _sent_to(family, address, request)
-    return await _sent_to(last[0], last[4], request)
+            return await _sent_to(family, address, request, deadline_s)
+    return await _sent_to(last[0], last[4], request, deadline_s)
 
 
-async def _sent_to(family: int, address: object, request: bytes) -> socket.socket:
+async def _sent_to(
+    family: int, address: object, request: bytes, deadline_s: float
+) -> socket.socket:
     connection = socket.socket(family, _TCP | socket.SOCK_NONBLOCK)
     try:
-        # Not the loop's sock_connect: on this host a connection is there at once,
-        # and else the first send waits for it, or fails for the same reason.
+        # On this host a connection is there at once, and else the first write waits for it,
+        # or fails for the same reason.
         error = connection.connect_ex(address)  # type: ignore[arg-type]
         if error not in {0, errno.EINPROGRESS}:
             raise OSError(error, os.strerror(error))  # noqa: TRY301 - close() is for this as well
         # Rspamd may refuse us before it has read everything: the answer counts.
         with suppress(BrokenPipeError, ConnectionResetError):
-            try:
-                sent = connection.send(request)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            if sent < len(request):
-                rest = memoryview(request)[sent:]
-                await asyncio.get_running_loop().sock_sendall(connection, rest)
+            await _send(connection, request, deadline_s)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+async def _send(connection: socket.socket, request: bytes, deadline_s: float) -> None:
+    rest = memoryview(request)
+    while True:
+        with suppress(BlockingIOError, InterruptedError):
+            rest = rest[connection.send(rest) :]
+        if not rest:
+            return
+        await writable(connection, deadline_s)
