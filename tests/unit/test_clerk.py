@@ -12,7 +12,8 @@ from mailhooks.daemon.clerk import Clerk
 
 async def test_what_is_asked_for_is_done_in_order_in_one_thread() -> None:
     """Whoever asked gets what came of it, be it an error."""
-    clerk, done = Clerk(), []
+    clerk = Clerk()
+    done: list[tuple[int, str]] = []
 
     def work(number: int) -> int:
         done.append((number, threading.current_thread().name))
@@ -41,7 +42,8 @@ async def test_the_loop_goes_round_while_something_blocks() -> None:
 
 async def test_what_was_asked_for_is_done_though_nobody_waits_for_it_any_more() -> None:
     """Half of a sample's end would be worse than all of it."""
-    clerk, go_on, done = Clerk(), threading.Event(), []
+    clerk, go_on = Clerk(), threading.Event()
+    done: list[str] = []
     first = asyncio.create_task(clerk.do(go_on.wait, 60))
     second = asyncio.create_task(clerk.do(done.append, "second"))
     await asyncio.sleep(0)
@@ -57,7 +59,8 @@ async def test_what_was_asked_for_is_done_though_nobody_waits_for_it_any_more() 
 
 async def test_stopping_waits_for_what_is_under_way_and_is_no_end() -> None:
     """The ledger is closed afterwards, and not before."""
-    clerk, done = Clerk(), []
+    clerk = Clerk()
+    done: list[int] = []
     await clerk.stop()  # it never began
     tasks = [asyncio.create_task(clerk.do(done.append, number)) for number in range(100)]
     await asyncio.sleep(0)
@@ -70,14 +73,18 @@ async def test_stopping_waits_for_what_is_under_way_and_is_no_end() -> None:
 
 def test_a_loop_that_has_ended_is_told_nothing() -> None:
     """The thread of a service that was torn down ends quietly."""
-    clerk, go_on, done = Clerk(), threading.Event(), []
+    clerk, go_on = Clerk(), threading.Event()
+    done: list[bool] = []
+
+    def work() -> None:
+        done.append(go_on.wait(60))
 
     async def ask() -> None:
-        task = asyncio.create_task(clerk.do(lambda: (go_on.wait(60), done.append(1))))
+        task = asyncio.create_task(clerk.do(work))
         await asyncio.sleep(0)
         task.cancel()
 
     asyncio.run(ask())
     go_on.set()
     asyncio.run(clerk.stop())
-    assert done == [1]
+    assert done == [True]
