@@ -1,26 +1,28 @@
-"""A thread that does what blocks for the event loop, one thing after another.
+"""A thread in which an event loop has strands run that may block, with little around them.
 
 The way to a thread of an executor's and back takes more processor time than
 most of what is done there, and several such threads get in each other's and
-the loop's way. Here what is done while the loop is busy comes back together.
+the loop's way. Here strands that wait for a socket let others go on, whatever
+blocks for a moment is simply called, and what ends while the loop is busy
+comes back together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import socket
 from collections import deque
 from contextlib import suppress
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mailhooks.strand import Strands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Coroutine
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_Job = tuple["asyncio.Future[Any]", "Callable[[], Any]"]
+_Job = tuple["asyncio.Future[Any]", "Coroutine[Any, Any, Any]"]
 _Done = tuple["asyncio.Future[Any]", Any, "BaseException | None"]
 
 
@@ -28,49 +30,71 @@ class Clerk:
     """Works for one event loop, from the first :meth:`do` to :meth:`stop`."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._asked: deque[_Job] = deque()
         self._done: deque[_Done] = deque()
-        self._is_told = False
+        self._is_told = self._loop_is_told = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._strands: Strands | None = None
+        self._ear: socket.socket
+        self._bell: socket.socket
 
-    async def do(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """What a function returns or raises that is called in the thread.
+    async def do(self, strand: Coroutine[Any, Any, _T]) -> _T:
+        """What a strand returns or raises that runs in the thread.
 
-        Who is cancelled meanwhile does not keep the function from being called.
+        Who is cancelled meanwhile does not end it.
         """
         loop = asyncio.get_running_loop()
-        if self._thread is None:
+        if self._strands is None:
             self._loop = loop
-            self._thread = threading.Thread(target=self._run, name="clerk", daemon=True)
-            self._thread.start()
+            self._ear, self._bell = socket.socketpair()
+            for each in (self._ear, self._bell):
+                each.setblocking(False)
+            self._strands = Strands("clerk")
+            self._strands.listen(self._ear, self._hear)
+            self._strands.start()
         future: asyncio.Future[_T] = loop.create_future()
-        self._jobs.put((future, lambda: work(*args, **kwargs)))
+        self._asked.append((future, strand))
+        if not self._is_told:
+            self._is_told = True
+            with suppress(BlockingIOError):  # full of calls already
+                self._bell.send(b".")
         return await future
 
-    async def stop(self) -> None:
-        """Return when all that was asked for is done; afterwards it may begin anew."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._jobs.put(None)
-            await asyncio.to_thread(thread.join)
+    async def stop(self, grace_s: float) -> None:
+        """Let strands end for a while, then close the others; may begin anew afterwards."""
+        strands, self._strands = self._strands, None
+        if strands is not None:
+            await asyncio.to_thread(strands.stop, grace_s)
+            self._ear.close()
+            self._bell.close()
+            while self._asked:
+                self._asked.popleft()[1].close()
+            self._is_told = False
 
-    def _run(self) -> None:
-        assert self._loop is not None  # noqa: S101 - set before the thread starts
-        while (job := self._jobs.get()) is not None:
-            future, work = job
-            try:
-                self._done.append((future, work(), None))
-            except BaseException as error:  # noqa: BLE001 - it is the asker's
-                self._done.append((future, None, error))
-            # Told once, it takes all that is there by then.
-            if not self._is_told:
-                self._is_told = True
-                with suppress(RuntimeError):  # the loop has ended, and with it who asked
-                    self._loop.call_soon_threadsafe(self._hand_over)
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            self._ear.recv(4096)
+        self._is_told = False
+        while self._asked:
+            if self._strands is None:
+                return
+            self._strands.spawn(self._run(*self._asked.popleft()))
+
+    async def _run(self, future: asyncio.Future[Any], strand: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self._done.append((future, await strand, None))
+        except GeneratorExit:  # closed
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the asker's
+            self._done.append((future, None, error))
+        # Told once, the loop takes all that is there by then.
+        if not self._loop_is_told and self._loop is not None:
+            self._loop_is_told = True
+            with suppress(RuntimeError):  # it has ended, and with it who asked
+                self._loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
-        self._is_told = False
+        self._loop_is_told = False
         while self._done:
             future, result, error = self._done.popleft()
             if future.done():  # cancelled

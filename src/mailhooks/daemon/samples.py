@@ -98,7 +98,7 @@ class Samples:
     Args:
         spool: durable storage.
         open_ledger: opens the ledger; called again while it fails.
-        rspamd: learns.
+        rspamd: learns, in a thread of its own; its calls are strands (:mod:`mailhooks.strand`).
         settings: settle time, retries, connections.
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.

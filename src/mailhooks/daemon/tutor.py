@@ -8,7 +8,6 @@ keeps for that user tells afterwards whether this one is among them.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.message import read_header
 from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.spool import Label
+from mailhooks.strand import Turns
 
 if TYPE_CHECKING:
     from mailhooks.ledger import Ledger
@@ -35,6 +35,9 @@ log = logging.getLogger("mailhooks.learn")
 
 AGREEMENT = "agreement"
 """The origin of what the shared statistics learn because users agree."""
+
+STOP_S = 1.0
+"""Seconds that lessons under way may still take; what does not end is cleared up later."""
 
 MAX_CRASHES = 3
 """A sample under way when that many processes died is set aside."""
@@ -66,7 +69,7 @@ class Tutor:
 
     Args:
         spool: where the samples are.
-        rspamd: learns.
+        rspamd: learns; its calls are strands (:mod:`mailhooks.strand`).
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.
         agreement: users who must have taught a message the same before the shared
@@ -87,7 +90,7 @@ class Tutor:
         self._rspamd = rspamd
         self._count = count
         self._agreement = agreement
-        self._turns = asyncio.Semaphore(connections)
+        self._turns = Turns(connections)
         self._clerk = Clerk()
         # Of each user, samples that were begun and of which nobody knows the end.
         self._unclear: dict[str, list[Entry]] = {}
@@ -95,7 +98,7 @@ class Tutor:
 
     async def stop(self) -> None:
         """Return when nothing is under way any more in a thread."""
-        await self._clerk.stop()
+        await self._clerk.stop(STOP_S)
 
     def doubt(self, *entries: Entry) -> None:
         """Note that samples were begun, and that nobody knows what became of them."""
@@ -114,26 +117,32 @@ class Tutor:
             LedgerError: likewise.
             StatisticsError: it is not known yet whether it was learned.
         """
+        await self._clerk.do(self._finish(entries))
+
+    async def _finish(self, entries: list[Entry]) -> None:
+        """The same as a strand, which may block for a moment."""
         chosen = settled_lesson(entries)
         if chosen is None:
             LEARNS.labels("taken-back").inc()
             log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
-            await self._clerk.do(self._drop, entries)
+            self._drop(entries)
             return
-        # All that blocks goes in two parts: each way to a thread and back has its price.
-        begun = await self._clerk.do(self._begin, chosen)
+        begun = self._begin(chosen)
         result: LearnResult | RspamdError | None = None
         if begun is not None:
             try:
                 # In bulk, or Rspamd refuses what the last of its classifiers already judges so
                 # by 95 %: a user's word then would not count because others agree.
-                async with self._turns:
+                await self._turns.take()
+                try:
                     result = await self._rspamd.learn(
                         begun.message, chosen.label.lesson, user=chosen.label.user, bulk=True
                     )
+                finally:
+                    self._turns.give()
             except RspamdError as error:
                 result = error
-        await self._clerk.do(self._end, chosen, begun, result, entries)
+        self._end(chosen, begun, result, entries)
 
     def _end(
         self,
