@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -219,6 +220,32 @@ async def test_a_ledger_that_comes_back_is_asked_again(rspamd: FakeRspamd) -> No
         ]
     assert lines[0].endswith("acquaintance=0.00 (unavailable)")
     assert "acquaintance" not in lines[1]
+
+
+async def test_a_ledger_that_is_open_and_quick_is_asked_on_the_spot(
+    rspamd: FakeRspamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow one in a thread, where nobody has to wait for it."""
+    threads: list[threading.Thread] = []
+
+    class Noticed(SqliteLedger):
+        def past(self, *arguments: Any, **options: Any) -> dict[Trait, Past]:
+            threads.append(threading.current_thread())
+            return super().past(*arguments, **options)
+
+    with closing(Acquaintances(lambda: Noticed(":memory:"))) as acquaintances:
+        acquaintances.open()
+        # The first answer comes from the thread, whether or not the file was open by then.
+        await answer(rspamd, carried(1.0), acquaintances=acquaintances)
+        monkeypatch.setattr("mailhooks.daemon.acquaintances.QUICK_S", math.inf)
+        await answer(rspamd, carried(1.0), acquaintances=acquaintances)
+        threads.clear()
+        await answer(rspamd, carried(1.0), acquaintances=acquaintances)
+        monkeypatch.setattr("mailhooks.daemon.acquaintances.QUICK_S", 0.0)
+        await answer(rspamd, carried(1.0), acquaintances=acquaintances)
+        await answer(rspamd, carried(1.0), acquaintances=acquaintances)
+    here = threading.current_thread()
+    assert [thread is here for thread in threads] == [True, True, False]
 
 
 async def test_both_opinions_are_blended_by_what_they_learned(rspamd: FakeRspamd) -> None:

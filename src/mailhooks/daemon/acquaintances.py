@@ -48,6 +48,10 @@ class Acquaintances:
         self._complaint = ""
         self._is_quick = False  # to open it may take long
 
+    def open(self) -> None:
+        """Open the ledger soon, so that the first delivery finds it open; never fails."""
+        self._thread.submit(self._past, "", (), None)
+
     def ask(self, user: str, traits: tuple[Trait, ...], judged: str | None = None) -> Asked | None:
         """Begin to look up what a user said of list and sender; hardly waits, never fails.
 

@@ -192,6 +192,7 @@ class _Handlers:
         self._samples, self._decisions = samples, decisions
         path = settings.learning.ledger_file
         self._acquaintances = Acquaintances(lambda: SqliteLedger(path))
+        self._acquaintances.open()
         self._threads = ThreadPoolExecutor(VERDICT_THREADS, "verdicts")
         self._classifier, self._learner = self._made_by(settings)
 

@@ -68,6 +68,7 @@ class Lane:
         self._header = limits.header
         self._share_bytes = min(SHARE_BYTES, limits.message_bytes)
         self._held_bytes = 0
+        self._piece = memoryview(bytearray(_PIECE_BYTES))  # one for all: each read is one step
         self._strands = Strands("lane")
 
     def start(self) -> None:
@@ -134,14 +135,15 @@ class Lane:
         try:
             while True:
                 try:
-                    piece = sock.recv(_PIECE_BYTES)
+                    size_bytes = sock.recv_into(self._piece)
                 except BlockingIOError:
                     await readable(sock, accepted_at_s + READ_S)
                     continue
-                if not piece:
+                if not size_bytes:
                     break
+                piece = bytes(self._piece[:size_bytes])
                 received += piece
-                self._held_bytes += len(piece)
+                self._held_bytes += size_bytes
                 is_large = len(received) > self._share_bytes or self._held_bytes > HELD_BYTES
                 if is_large or time.monotonic() > accepted_at_s + READ_S:
                     return None

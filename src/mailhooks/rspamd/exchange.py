@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # The reason phrase of a refused learn repeats the Message-ID, however long, and
 # the answer to a scan every address and URL in the message.
 _MOST_ANSWER_BYTES = 64 << 20
-_AT_ONCE_BYTES = 1 << 16
+_AT_ONCE_BYTES = 1 << 13
 _DEFAULT_PORT = 80
 _TCP = socket.SOCK_STREAM
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{1,3})(?: ([^\r\n]*))?\r\n")
