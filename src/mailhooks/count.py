@@ -44,7 +44,7 @@ class LearnCount:
         self._prefix = prefix
         self._shared_key = shared_key
         self._timeout_s = timeout_s
-        self._idle: list[socket.socket] = []
+        self._idle: list[tuple[socket.socket, BinaryIO]] = []
 
     def __call__(self, user: str) -> Mapping[Lesson, int]:
         """Both classes; zeros for a user who is not known.
@@ -64,32 +64,35 @@ class LearnCount:
     def __del__(self) -> None:
         """Let go of idle connections."""
         while self._idle:
-            self._idle.pop().close()
+            _close(*self._idle.pop())
 
     def _asked(self, command: tuple[bytes, ...]) -> bytes | list[bytes | None] | None:
         with suppress(IndexError):
-            connection = self._idle.pop()
+            connection, answers = self._idle.pop()
             with suppress(ConnectionError):  # Redis was started anew, or closes what is idle
-                return self._answer(connection, [command])
-        return self._answer(
-            _connected(self._url, self._timeout_s), [*_greeting(self._url), command]
-        )
+                return self._answer(connection, answers, [command])
+        connection = _connected(self._url, self._timeout_s)
+        return self._answer(connection, connection.makefile("rb"), [*_greeting(self._url), command])
 
     def _answer(
-        self, connection: socket.socket, commands: list[tuple[bytes, ...]]
+        self, connection: socket.socket, answers: BinaryIO, commands: list[tuple[bytes, ...]]
     ) -> bytes | list[bytes | None] | None:
         """What is answered to the last command; the connection is idle then, or closed."""
         try:
             connection.sendall(b"".join(_encoded(*command) for command in commands))
-            with connection.makefile("rb") as answers:
-                for _ in commands[:-1]:
-                    _read(answers)
-                found = _read(answers)
+            for _ in commands[:-1]:
+                _read(answers)
+            found = _read(answers)
         except BaseException:
-            connection.close()
+            _close(connection, answers)
             raise
-        self._idle.append(connection)
+        self._idle.append((connection, answers))
         return found
+
+
+def _close(connection: socket.socket, answers: BinaryIO) -> None:
+    answers.close()
+    connection.close()
 
 
 def _counts(answer: bytes | list[bytes | None] | None) -> dict[Lesson, int]:

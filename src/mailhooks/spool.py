@@ -5,6 +5,7 @@
     spool/tmp/      being written; what is left here after a crash was never promised
     spool/new/      durable; a file's name sorts by the time it arrived
     spool/bad/      set aside, each with the reason in its first line
+    spool/spare/    empty files of learned samples, for the next ones
     spool/journal/  what a power cut could take from new/, for some seconds
 
 A file is one line of JSON (who, what, when), an empty line, and the message
@@ -20,6 +21,7 @@ then one sync, of the journal, replaces the other two.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import time
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 MAX_LABEL_BYTES = 64 * 1024
 UNFINISHED_S = 3600.0
 """A temporary file this old belongs to a process that died."""
+SPARE_FILES = 1024
+"""Empty files that are kept at most: as many as somebody may move at once."""
 
 _counter = itertools.count()
 
@@ -95,9 +99,12 @@ class Spool:
         self._tmp = folder / "tmp"
         self._new = folder / "new"
         self._bad = folder / "bad"
+        self._spare = folder / "spare"
         self._journal: Journal | None = None
-        # An empty file in tmp/, opened for the next sample.
+        # An empty file in tmp/ or spare/, opened for the next sample.
         self._ready: list[tuple[int, str]] = []
+        # Only who has the journal uses spare/, or two might take one file.
+        self._spares: list[str] = []
 
     def prepare(self) -> None:
         """Create the folders where they are missing.
@@ -106,7 +113,7 @@ class Spool:
             SpoolError: a folder cannot be created or is not ours.
         """
         try:
-            for folder in (self.folder, self._tmp, self._new, self._bad):
+            for folder in (self.folder, self._tmp, self._new, self._bad, self._spare):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.chmod(0o700)
         except OSError as error:
@@ -142,9 +149,8 @@ class Spool:
             if journal is None:
                 self._write(name, content, is_synced=True)
                 return Entry(name, label)
-            self._write(name, content, is_synced=False)
             try:
-                if not journal.keep(name, content):
+                if not journal.keep(name, content, lambda: self._write(name, content)):
                     self._make_durable([name])
             except BaseException:
                 (self._new / name).unlink(missing_ok=True)
@@ -171,6 +177,7 @@ class Spool:
                 self._journal = Journal(
                     folder, self._restore, self._make_durable, size_bytes=segment_bytes
                 )
+                self._find_spares()
             else:
                 self._journal.checkpoint()
         except OSError as error:
@@ -182,6 +189,7 @@ class Spool:
         Raises:
             SpoolError: that failed; the journal still has it.
         """
+        self._spares.clear()  # the files stay for the next start
         while self._ready:
             descriptor, path = self._ready.pop()
             os.close(descriptor)
@@ -194,7 +202,7 @@ class Spool:
             except OSError as error:
                 raise _failed("cannot close its journal", self.folder, error) from error
 
-    def _write(self, name: str, content: bytes, *, is_synced: bool) -> None:
+    def _write(self, name: str, content: bytes, *, is_synced: bool = False) -> None:
         """Put a file into new/; nothing is left behind if that fails."""
         try:
             descriptor, temporary = self._ready.pop()
@@ -218,20 +226,55 @@ class Spool:
             _sync_folder(self._new)
 
     def make_ready(self) -> None:
-        """Have a file ready for the next sample, while nobody waits for it.
-
-        To find an inode is most of what a new file costs, and ten times as much where many
-        files were removed within the last minutes (``recently_deleted`` in Linux'
-        ``fs/ext4/ialloc.c``), as they are here.
-        """
+        """Have a file ready for the next sample, while nobody waits for it."""
         if not self._ready:
             with suppress(OSError):  # said when it is needed
                 self._ready.append(self._created())
 
     def _created(self) -> tuple[int, str]:
+        while self._spares:
+            # Another thread may be quicker, and somebody may tidy the folder up.
+            with suppress(IndexError, OSError):
+                path = self._spares.pop()
+                return os.open(path, os.O_WRONLY | os.O_CLOEXEC), path
         path = f"{self._tmp}/{time.time_ns():020d}.{os.getpid()}.{next(_counter)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return os.open(path, flags, 0o600), path
+
+    def _find_spares(self) -> None:
+        """See what an earlier process left in spare/."""
+        with suppress(OSError), os.scandir(self._spare) as found:
+            for file in found:
+                # One with content was about to be emptied, or was being written, in a crash.
+                if file.stat().st_size or len(self._spares) >= SPARE_FILES:
+                    os.unlink(file)  # noqa: PTH108
+                else:
+                    self._spares.append(file.path)
+
+    def _recycle(self, name: str) -> None:
+        """Empty the file of a sample, and keep it for another one.
+
+        To find an inode for a new file takes twenty times as long as all the rest where many
+        files were removed within the last minutes (``recently_deleted`` in Linux'
+        ``fs/ext4/ialloc.c``), as they are here.
+
+        Raises:
+            OSError: it is still there, or has other names, too.
+        """
+        spare = f"{self._spare}/{name}"
+        descriptor = os.open(f"{self._new}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_nlink != 1:
+                raise OSError(errno.EMLINK, "somebody keeps a link to it")
+            os.rename(f"{self._new}/{name}", spare)  # noqa: PTH104 - once for every sample
+            try:
+                os.ftruncate(descriptor, 0)
+            except BaseException:
+                os.unlink(spare)  # noqa: PTH108
+                raise
+        finally:
+            os.close(descriptor)
+        self._spares.append(spare)
 
     def _make_durable(self, names: list[str]) -> None:
         """Sync files of new/ that are still there."""
@@ -278,6 +321,7 @@ class Spool:
                     (self._new / name).unlink(missing_ok=True)
                     continue
                 label = msgspec.json.decode(line, type=Label)
+                self._see_that_it_stayed(name)
             except FileNotFoundError:
                 continue  # learned meanwhile
             except msgspec.DecodeError as error:
@@ -298,6 +342,7 @@ class Spool:
         """
         try:
             content = (self._new / entry.name).read_bytes()
+            self._see_that_it_stayed(entry.name)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -313,6 +358,10 @@ class Spool:
         Raises:
             SpoolError: the file cannot be removed.
         """
+        if self._journal is not None and len(self._spares) < SPARE_FILES:
+            with suppress(OSError):
+                self._recycle(entry.name)
+                return
         try:
             (self._new / entry.name).unlink(missing_ok=True)
         except OSError as error:
@@ -355,7 +404,9 @@ class Spool:
         """A file of new/ or bad/ as it is; SpoolError if it is not there or cannot be read."""
         path = self._named(name)
         try:
-            return path.read_bytes()
+            content = path.read_bytes()
+            path.stat()  # it may be another sample's by now
+            return content
         except OSError as error:
             raise _failed("cannot be read", path, error) from error
 
@@ -395,9 +446,19 @@ class Spool:
                     return folder / name
         raise SpoolError(f"spool {self.folder}: no sample {name!r}")
 
+    def _see_that_it_stayed(self, name: str) -> None:
+        """After reading: a file that was recycled meanwhile may have held another sample.
+
+        Raises:
+            FileNotFoundError: it was; no name comes twice.
+        """
+        (self._new / name).stat()
+
     def _set_aside_unreadable(self, name: str, reason: str) -> None:
         try:
             (self._new / name).rename(self._bad / f"{name}.unreadable")
+        except FileNotFoundError:
+            return  # learned meanwhile, and recycled while it was read
         except OSError as error:
             raise _failed(f"cannot be set aside ({reason})", self._new / name, error) from error
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from bench.figures import DishonestError, Figure, alternate, quantile, same_work
 from bench.host import OURS, PIPERS
+from mailhooks.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +34,18 @@ def _move_all(host: BenchHost, name: str, messages: Sequence[bytes]) -> float:
     if status != "OK" or host.mailbox(name).count("Junk") != len(messages):
         raise RuntimeError(f"MOVE of {name}: {status} {answer}")
     return elapsed_s
+
+
+def _learned(host: BenchHost) -> None:
+    """Have the spool as it is when all samples were learned; how fast that is, ``drain`` tells."""
+    daemon = host.lab.servers["daemon"]
+    daemon.stop()
+    with closing(Spool(host.lab.root / "spool")) as spool:
+        spool.prepare()
+        spool.keep_journal()
+        for entry in spool.entries():
+            spool.remove(entry)
+    host.lab.restart("daemon")
 
 
 def piped_s(host: BenchHost, pipers: Iterator[str], messages: Sequence[bytes]) -> float:
@@ -79,7 +93,7 @@ def moving(
             each_s[name].append(piped_s(host, pipers, messages[:piped]))
             return
         if name == OURS:
-            host.restart_daemon(empty_spool=True)
+            _learned(host)
         discarded = host.discarded()
         each_s[name].append(_move_all(host, name, messages) / len(messages))
         samples = sum(1 for _ in (host.lab.root / "spool/new").iterdir())
@@ -89,7 +103,7 @@ def moving(
     before = watch.probe()
     alternate(CONTENDERS, rounds, run)
     busy = max(before, watch.probe())
-    host.restart_daemon(empty_spool=True)
+    _learned(host)
     noop, ours, pipe = (quantile(each_s[name], 0.5) * 1000 for name in CONTENDERS)
     note = f"{ours:.2f} ms a message, discarding {noop:.2f} ms, sh + rspamc {pipe:.1f} ms"
     rows = list(zip(*(each_s[name] for name in CONTENDERS), strict=True))

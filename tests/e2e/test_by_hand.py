@@ -445,7 +445,7 @@ def spool_file(spool: Spool, label: Label, raw: bytes) -> str:
     elsewhere.prepare()
     entry = elsewhere.put(label, raw)
     (elsewhere.folder / "new" / entry.name).rename(spool.folder / "bad" / entry.name)
-    for part in ("tmp", "new", "bad", ""):
+    for part in ("tmp", "new", "bad", "spare", ""):
         (elsewhere.folder / part).rmdir()
     return entry.name
 

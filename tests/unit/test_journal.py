@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -345,3 +346,41 @@ def names_in(path: Path) -> list[str]:
         return [name for _, name, _ in segment.records()]
     finally:
         segment.close()
+
+
+def test_a_checkpoint_waits_for_a_file_that_is_being_made(tmp_path: Path) -> None:
+    """The journal has a sample before its file is there, and must not let go of it before."""
+    spool = opened(tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+    write = spool._write
+
+    def slow(name: str, content: bytes) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write(name, content)
+
+    spool._write = slow  # type: ignore[method-assign,assignment]
+    with ThreadPoolExecutor(2) as pool:
+        name = pool.submit(put, spool, b"x" * 5000)
+        assert begun.wait(60)
+        checkpoint = pool.submit(spool.keep_journal)
+        assert not wait([checkpoint], timeout=0.2).done
+        go_on.set()
+        checkpoint.result(60)
+        assert all(set(path.read_bytes()) == {0} for path in segments(tmp_path))
+        assert held(spool) == {name.result(60): b"x" * 5000}
+    spool.close()
+
+
+def test_a_file_that_cannot_be_made_is_refused_and_holds_nothing_up(tmp_path: Path) -> None:
+    """Who sent it hears so, and the journal forgets it with the next checkpoint."""
+    spool = opened(tmp_path)
+    (tmp_path / "new").rmdir()
+    with pytest.raises(SpoolError, match="cannot take a sample"):
+        put(spool, b"x" * 5000)
+    spool.prepare()
+    name = put(spool, b"taken")
+    spool.keep_journal()
+    assert held(spool) == {name: b"taken"}
+    assert all(set(path.read_bytes()) == {0} for path in segments(tmp_path))
+    spool.close()

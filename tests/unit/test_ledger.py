@@ -646,6 +646,21 @@ def test_an_attempt_that_ended_is_forgotten(ledger: Ledger) -> None:
     assert ledger.begin_attempt("1.2.3") == 1
 
 
+def test_attempts_end_with_what_is_recorded_of_them_or_not_at_all(ledger: Ledger) -> None:
+    """A process that dies in between finds both or neither."""
+    for sample in ("a", "b", "c", "d"):
+        ledger.begin_attempt(sample)
+    with pytest.raises(LedgerError):
+        ledger.record(answer(time=float("nan")), ended=["a", "b"])
+    assert sorted(ledger.attempts()) == ["a", "b", "c", "d"]
+    assert ledger.taught("ann", "d1") is None
+    ledger.record(answer(), ended=["a", "never begun"])
+    assert sorted(ledger.attempts()) == ["b", "c", "d"]
+    ledger.end_attempt("b", "c")
+    assert sorted(ledger.attempts()) == ["d"]
+    ledger.end_attempt()
+
+
 def test_prune_removes_stale_attempts(kind: type[SqliteLedger], path: Path) -> None:
     """Attempts at samples that somebody deleted do not stay for ever."""
     with closing(kind(path, clock=lambda: 100.0)) as ledger:

@@ -53,6 +53,23 @@ def test_any_bytes_are_read_without_an_exception(data: bytes) -> None:
     assert len(content_digest(data)) == 64
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(b"From", b"DATE", b"Subject", b"message-id", b"x", b":"),
+                *(b" ", b"\t", b"\r", b"\n", b"\r\n", b"\xff", b"\x00", b"\x0b"),
+            ]
+        ),
+        max_size=30,
+    )
+)
+def test_a_digest_is_the_same_with_and_without_a_header_read_before(parts: list[bytes]) -> None:
+    """A move and a delivery of one message agree, however odd it is."""
+    data = b"".join(parts)
+    assert content_digest(data) == content_digest(data, read_header(data))
+
+
 @given(st.lists(st.sampled_from([b"a", b"b:", b" ", b"\t", b"\r\n ", b"\n\t"]), max_size=20))
 def test_folding_differently_does_not_change_a_value(parts: list[bytes]) -> None:
     """Unfolding is idempotent and deaf to how white space is written."""

@@ -25,6 +25,7 @@ from mailhooks.ledger import Answer, Ledger, Outcome, SqliteLedger
 from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.rspamd import LearnResult, LearnStatus, RspamdClient
 from mailhooks.spool import Entry, Label, Spool
+from mailhooks.strand import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -101,7 +102,8 @@ class FakeRspamd:
         self.under_way.add(user)
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            await self.gate.wait()
+            while not self.gate.is_set():
+                await pause(0.002)
             if self.failures:
                 raise self.failures.pop(0)
             if self.poison and message == self.poison:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from mailhooks.errors import SpoolError
 from mailhooks.lesson import Lesson
-from mailhooks.spool import Label, Spool
+from mailhooks.spool import Entry, Label, Spool
 
 MESSAGE = b"Subject: x\r\n\r\n\x00\xff\n\nbody\n\n"
 
@@ -131,6 +132,124 @@ def test_a_sample_that_somebody_took_away_is_none(spool: Spool) -> None:
     assert spool.message(entry) is None
     spool.set_aside(entry, "too late")
     assert list((spool.folder / "bad").iterdir()) == []
+
+
+def taking(spool: Spool) -> Spool:
+    """As the daemon has it: with a journal, and so with spare files."""
+    spool.keep_journal(segment_bytes=64 * 1024)
+    return spool
+
+
+def spares(spool: Spool) -> list[Path]:
+    return list((spool.folder / "spare").iterdir())
+
+
+def test_the_file_of_a_learned_sample_serves_the_next_one(spool: Spool) -> None:
+    """A file costs little where none has to be made, and nothing of the old sample is in it."""
+    with closing(taking(spool)):
+        first = spool.put(label(), b"a long secret\n" * 1000)
+        inode = (spool.folder / "new" / first.name).stat().st_ino
+        spool.remove(first)
+        (spare,) = spares(spool)
+        assert (spare.stat().st_ino, spare.stat().st_size) == (inode, 0)
+        second = spool.put(label(user="bob@example.org"), b"short")
+        assert spares(spool) == []
+        assert (spool.folder / "new" / second.name).stat().st_ino == inode
+        assert spool.message(second) == b"short"
+        assert list(spool.entries()) == [second]
+        spool.remove(first)  # a second time
+        assert list(spool.entries()) == [second]
+
+
+def test_spare_files_serve_after_a_restart_and_those_with_content_are_removed(
+    spool: Spool,
+) -> None:
+    """A process that died may have left half of a sample in one, which nobody was promised."""
+    with closing(taking(spool)):
+        spool.remove(spool.put(label(), MESSAGE))
+    (spool.folder / "spare" / "half").write_bytes(b"{")
+    again = Spool(spool.folder)
+    with closing(taking(again)):
+        (spare,) = spares(again)
+        inode = spare.stat().st_ino
+        entry = again.put(label(), MESSAGE)
+        assert (spool.folder / "new" / entry.name).stat().st_ino == inode
+        assert again.message(entry) == MESSAGE
+
+
+def test_spare_files_are_not_kept_without_end(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What many samples leave behind is removed."""
+    monkeypatch.setattr("mailhooks.spool.SPARE_FILES", 2)
+    with closing(taking(spool)):
+        for entry in [spool.put(label(), MESSAGE) for _ in range(4)]:
+            spool.remove(entry)
+        assert len(spares(spool)) == 2
+        assert list(spool.entries()) == []
+    (spool.folder / "spare" / "one more").touch()
+    with closing(taking(Spool(spool.folder))):
+        assert len(spares(spool)) == 2
+
+
+def test_only_who_has_the_journal_uses_spare_files(spool: Spool) -> None:
+    """Two processes never write into one file."""
+    with closing(taking(spool)):
+        spool.remove(spool.put(label(), MESSAGE))
+        other = Spool(spool.folder)
+        entry = other.put(label(), MESSAGE)
+        assert len(spares(spool)) == 1
+        other.remove(entry)
+        assert len(spares(spool)) == 1
+
+
+def test_a_file_that_somebody_links_to_is_left_as_it_is(spool: Spool, tmp_path: Path) -> None:
+    """A backup made of hard links keeps what it has."""
+    with closing(taking(spool)):
+        entry = spool.put(label(), MESSAGE)
+        (tmp_path / "backup").hardlink_to(spool.folder / "new" / entry.name)
+        spool.remove(entry)
+        assert spares(spool) == []
+        assert list(spool.entries()) == []
+    assert (tmp_path / "backup").read_bytes().endswith(MESSAGE)
+
+
+def test_a_sample_learned_while_it_is_read_is_gone_and_not_another_one(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file may serve the next sample before the reader has come to the end of it."""
+    read, stat = Path.read_bytes, os.fstat
+
+    def learned(entry: Entry) -> None:
+        monkeypatch.undo()
+        spool.remove(entry)
+        spool.put(label(user="bob@example.org"), b"hers")
+
+    with closing(taking(spool)):
+        entry = spool.put(label(), MESSAGE)
+
+        def slowly(path: Path) -> bytes:
+            learned(entry)
+            return b"{}\n\nhers" if path.name == entry.name else read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", slowly)
+        assert spool.message(entry) is None
+        entry = spool.put(label(), MESSAGE)
+        monkeypatch.setattr(Path, "read_bytes", slowly)
+        with pytest.raises(SpoolError, match="No such file"):
+            spool.read(entry.name)
+        for is_garbage in (False, True):
+            entry = spool.put(label(digest="mine"), MESSAGE)
+            if is_garbage:
+                (spool.folder / "new" / entry.name).write_bytes(b"garbage\n")
+
+            def while_looking(descriptor: int, entry: Entry = entry) -> os.stat_result:
+                learned(entry)
+                return stat(descriptor)
+
+            monkeypatch.setattr(os, "fstat", while_looking)
+            assert "mine" not in [each.label.digest for each in spool.entries()]
+        assert list((spool.folder / "bad").iterdir()) == []
 
 
 def test_known_samples_are_not_read_again(spool: Spool) -> None:

@@ -123,7 +123,7 @@ class Groups:
             Which, and the seconds until there is more to do; None if something must happen first.
         """
         started: list[Key] = []
-        alone = any(self._has_suspect(key) for key in self._busy)
+        alone = bool(self._suspected) and any(self._has_suspect(key) for key in self._busy)
         while not alone and len(self._busy) < connections:
             # One after another for each user, or Redis' count could not tell which it was.
             key = self._schedule.pop(now, {user for user, _ in self._busy})
@@ -187,5 +187,7 @@ class Groups:
         (self._suspects if self._has_suspect(key) else self._schedule).put(key, key[0], due)
 
     def _has_suspect(self, key: Key) -> bool:
+        if not self._suspected:  # nearly always
+            return False
         group = self._groups.get(key)
         return group is not None and any(map(self.is_suspect, group.entries))

@@ -98,7 +98,7 @@ class Samples:
     Args:
         spool: durable storage.
         open_ledger: opens the ledger; called again while it fails.
-        rspamd: learns.
+        rspamd: learns, in a thread of its own; its calls are strands (:mod:`mailhooks.strand`).
         settings: settle time, retries, connections.
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.
@@ -147,6 +147,7 @@ class Samples:
         self._noticed: deque[Entry] = deque()
         self._is_told = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_stopping = False
 
     async def take(
         self,
@@ -280,20 +281,24 @@ class Samples:
 
     async def run(self) -> None:
         """Learn for ever; cancel to stop. Samples that are not finished stay in the spool."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._is_stopping = asyncio.get_running_loop(), False
         WAITING.set_function(lambda: self.waiting)
         OLDEST_AGE.set_function(lambda: self.oldest_s)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_house())
-                while True:
-                    self._woke_s = time.monotonic()
-                    self._changed.clear()
-                    wait_s = self._start_due(tasks)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(wait_s):
-                            await self._changed.wait()
+                try:
+                    while True:
+                        self._woke_s = time.monotonic()
+                        self._changed.clear()
+                        wait_s = self._start_due(tasks)
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(wait_s):
+                                await self._changed.wait()
+                finally:
+                    self._is_stopping = True
         finally:
+            await self._tutor.stop()
             if self._tutor.ledger is not None:
                 self._tutor.ledger.close()
 
@@ -382,17 +387,17 @@ class Samples:
         Returns:
             Seconds until there is more to do; None if something else must happen first.
         """
-        if self._tutor.ledger is None:
+        if self._tutor.ledger is None or self._is_stopping:
             return None
         now = self._clock()
         if now < self._resume_at:
             return self._resume_at - now
         keys, wait_s = self._groups.start_due(now, AT_ONCE * self._settings.connections)
         for key in keys:
-            tasks.create_task(self._finish(key))
+            tasks.create_task(self._finish(key, tasks))
         return wait_s
 
-    async def _finish(self, key: Key) -> None:
+    async def _finish(self, key: Key, tasks: asyncio.TaskGroup) -> None:
         """Finish one group; nothing that goes wrong here stops the worker or loses a sample."""
         entries = self._groups.entries(key)
         wait_s = 0.0
@@ -427,6 +432,8 @@ class Samples:
             else:
                 # What did not fail by itself keeps its place.
                 self._groups.again(key, self._clock() + wait_s if wait_s else 0.0)
+        # The next one follows at once; only what comes later is the worker's to wait for.
+        if self._start_due(tasks) is not None:
             self._changed.set()
 
     def _pause(self, error: Exception) -> None:

@@ -8,7 +8,6 @@ keeps for that user tells afterwards whether this one is among them.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter
 
 from mailhooks.acquaintance import traits_of
+from mailhooks.daemon.clerk import Clerk
 from mailhooks.daemon.groups import key_of, settled_lesson
 from mailhooks.errors import LedgerError, RspamdError, RspamdUnavailable
 from mailhooks.ledger import DELIVERY, Answer, Outcome
@@ -24,6 +24,7 @@ from mailhooks.lesson import SHARED_USER, Lesson
 from mailhooks.message import read_header
 from mailhooks.rspamd import LearnResult, LearnStatus
 from mailhooks.spool import Label
+from mailhooks.strand import Turns
 
 if TYPE_CHECKING:
     from mailhooks.ledger import Ledger
@@ -34,6 +35,9 @@ log = logging.getLogger("mailhooks.learn")
 
 AGREEMENT = "agreement"
 """The origin of what the shared statistics learn because users agree."""
+
+STOP_S = 1.0
+"""Seconds that lessons under way may still take; what does not end is cleared up later."""
 
 MAX_CRASHES = 3
 """A sample under way when that many processes died is set aside."""
@@ -65,7 +69,7 @@ class Tutor:
 
     Args:
         spool: where the samples are.
-        rspamd: learns.
+        rspamd: learns; its calls are strands (:mod:`mailhooks.strand`).
         count: how many messages of a class a user's statistics count, from Redis;
             blocks, raises StatisticsError. None to take Rspamd's word.
         agreement: users who must have taught a message the same before the shared
@@ -86,10 +90,15 @@ class Tutor:
         self._rspamd = rspamd
         self._count = count
         self._agreement = agreement
-        self._turns = asyncio.Semaphore(connections)
+        self._turns = Turns(connections)
+        self._clerk = Clerk()
         # Of each user, samples that were begun and of which nobody knows the end.
         self._unclear: dict[str, list[Entry]] = {}
         self.ledger: Ledger | None = None
+
+    async def stop(self) -> None:
+        """Return when nothing is under way any more in a thread."""
+        await self._clerk.stop(STOP_S)
 
     def doubt(self, *entries: Entry) -> None:
         """Note that samples were begun, and that nobody knows what became of them."""
@@ -108,26 +117,32 @@ class Tutor:
             LedgerError: likewise.
             StatisticsError: it is not known yet whether it was learned.
         """
+        await self._clerk.do(self._finish(entries))
+
+    async def _finish(self, entries: list[Entry]) -> None:
+        """The same as a strand, which may block for a moment."""
         chosen = settled_lesson(entries)
         if chosen is None:
             LEARNS.labels("taken-back").inc()
             log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
-            await asyncio.to_thread(self._remove, entries)
+            self._drop(entries)
             return
-        # All that blocks goes in two parts: each way to a thread and back has its price.
-        begun = await asyncio.to_thread(self._begin, chosen)
+        begun = self._begin(chosen)
         result: LearnResult | RspamdError | None = None
         if begun is not None:
             try:
                 # In bulk, or Rspamd refuses what the last of its classifiers already judges so
                 # by 95 %: a user's word then would not count because others agree.
-                async with self._turns:
+                await self._turns.take()
+                try:
                     result = await self._rspamd.learn(
                         begun.message, chosen.label.lesson, user=chosen.label.user, bulk=True
                     )
+                finally:
+                    self._turns.give()
             except RspamdError as error:
                 result = error
-        await asyncio.to_thread(self._end, chosen, begun, result, entries)
+        self._end(chosen, begun, result, entries)
 
     def _end(
         self,
@@ -145,9 +160,12 @@ class Tutor:
         elif result is not None:
             self._check(chosen, before, result)
         if begun is not None and result is not None:
-            self._record(chosen, result, begun.message)
-        self._agree(chosen)
-        self._remove(entries)
+            self._record(chosen, result, begun.message, ended=entries)
+            self._agree(chosen)
+            self._remove(entries)
+        else:
+            self._agree(chosen)
+            self._drop(entries)
 
     def _learns(self, label: Label) -> int | None:
         return None if self._count is None else self._count(label.user, label.lesson)
@@ -163,8 +181,7 @@ class Tutor:
             count = self._learns(entry.label)
             if before is not None and count is not None and count > before:
                 result = LearnResult(LearnStatus.LEARNED, "counted", 0)
-                self._record(entry, result, self._spool.message(entry) or b"")
-                ledger.end_attempt(entry.name)
+                self._record(entry, result, self._spool.message(entry) or b"", ended=[entry])
             else:
                 # It may wait for long, and others' lessons will raise the count.
                 ledger.forget_learns(entry.name)
@@ -260,7 +277,9 @@ class Tutor:
                 message,
             )
 
-    def _record(self, entry: Entry, result: LearnResult, message: bytes) -> None:
+    def _record(
+        self, entry: Entry, result: LearnResult, message: bytes, ended: list[Entry]
+    ) -> None:
         label = entry.label
         is_own = label.user != SHARED_USER and label.origin != DELIVERY
         self._opened().record(
@@ -273,7 +292,8 @@ class Tutor:
                 time=label.received,
                 detail="" if result.learned else result.status.value,
                 traits=traits_of(read_header(message)) if is_own else (),
-            )
+            ),
+            ended=[each.name for each in ended],
         )
         LEARNS.labels(result.status.value).inc()
         log.info(
@@ -283,10 +303,14 @@ class Tutor:
             result.status.value,
         )
 
+    def _drop(self, entries: list[Entry]) -> None:
+        """Remove samples that were not recorded; whether any was begun is known to the ledger."""
+        self._opened().end_attempt(*(entry.name for entry in entries))
+        self._remove(entries)
+
     def _remove(self, entries: list[Entry]) -> None:
         for entry in entries:
             self._spool.remove(entry)
-            self._opened().end_attempt(entry.name)
 
     def _opened(self) -> Ledger:
         if self.ledger is None:

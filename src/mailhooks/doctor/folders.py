@@ -73,7 +73,7 @@ def _spool_mode(folder: Path) -> Finding:
             f"may get in (mode {access.mode_of(status)})",
             f"chmod 700 {folder}",
         )
-    parts = [folder / part for part in ("tmp", "new", "bad", "journal")]
+    parts = [folder / part for part in ("tmp", "new", "bad", "spare", "journal")]
     strange = [part for part in parts if part.is_dir() and part.stat().st_uid != status.st_uid]
     if strange:
         owner = access.named(status.st_uid)

@@ -12,7 +12,7 @@ from mailhooks.rspamd import LearnStatus
 from mailhooks.score import MilterScore, NoScore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from mailhooks.acquaintance import Past, Trait
     from mailhooks.bayes import Opinion
@@ -294,10 +294,14 @@ class Ledger(Protocol):
     so whoever sends two lessons on one message must not send them at once.
     """
 
-    def record(self, *answers: Answer) -> int:
+    def record(self, *answers: Answer, ended: Collection[str] = ()) -> int:
         """Write answers down, all of them or none; returns how many were corrections.
 
         A refusal becomes the last answer but does not change what is held.
+
+        Args:
+            answers: what Rspamd said.
+            ended: samples of which :meth:`end_attempt` is noted along with that.
         """
         ...
 
@@ -407,8 +411,8 @@ class Ledger(Protocol):
         """Samples that were begun and not ended, and how often; asked for when a process starts."""
         ...
 
-    def end_attempt(self, sample: str) -> None:
-        """Note that the process outlived a sample, whatever came of it; harmless to repeat."""
+    def end_attempt(self, *samples: str) -> None:
+        """Note that the process outlived samples, whatever came of them; harmless to repeat."""
         ...
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from mailhooks.policy import Folder, Reason
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
 # Some ten milliseconds of work, then as long a pause: whoever waits for a lock of Python or
@@ -66,7 +66,7 @@ class SqliteLedger(Ledger):
         """Let go of the file; harmless to repeat."""
         self._database.close()
 
-    def record(self, *answers: Answer) -> int:
+    def record(self, *answers: Answer, ended: Collection[str] = ()) -> int:
         """Write answers down in one transaction; returns how many were corrections."""
         with self._database.transaction() as db:
             corrections = sum([_record(db, answer) for answer in answers])
@@ -76,6 +76,7 @@ class SqliteLedger(Ledger):
                 # What a delivery taught by itself, the user only left where it was.
                 if answer.origin != DELIVERY:
                     self._recount(db, answer, Word.of(answer.lesson))
+            _end(db, ended)
         return corrections
 
     def taught(self, user: str, digest: str) -> Taught | None:
@@ -329,14 +330,19 @@ class SqliteLedger(Ledger):
         with self._database.transaction("DEFERRED") as db:
             return dict(db.execute("SELECT sample, begun FROM attempt").fetchall())
 
-    def end_attempt(self, sample: str) -> None:
-        """Note that the process outlived a sample; harmless to repeat."""
+    def end_attempt(self, *samples: str) -> None:
+        """Note that the process outlived samples; harmless to repeat."""
         with self._database.transaction() as db:
-            db.execute("DELETE FROM attempt WHERE sample = ?", (sample,))
+            _end(db, samples)
 
 
 _DAY_S = 86400.0
 _LEFT = frozenset({Word.LEFT_INBOX, Word.LEFT_JUNK})
+
+
+def _end(db: sqlite3.Connection, samples: Iterable[str]) -> None:
+    for sample in samples:
+        db.execute("DELETE FROM attempt WHERE sample = ?", (sample,))
 
 
 def _split(traits: bytes) -> list[bytes]:
