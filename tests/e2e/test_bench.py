@@ -15,7 +15,6 @@ from bench.machine import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MESSAGES = 20
 
@@ -109,16 +108,14 @@ def test_a_move_counts_samples_calls_and_learns(host: BenchHost) -> None:
     assert all(it.rounds for it in moves.reading(host, Watch(host.leaders), messages, rounds=1))
 
 
-def test_a_round_of_the_pipe_that_lost_lessons_is_run_once_more(
-    host: BenchHost, tmp_path: Path
-) -> None:
+def test_a_round_of_the_pipe_that_lost_lessons_is_run_once_more(host: BenchHost) -> None:
     """What rspamc said is told; the time of lessons that were not learned is no time."""
     program = host.folder / "bin/bench-learn"
     whole = program.read_text()
-    fails_once = f"[ -e {tmp_path}/failed ] || {{ : > {tmp_path}/failed; echo no; exit 1; }}"
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    failed = host.folder / "failed"
+    failed.touch()
+    failed.chmod(0o666)
+    fails_once = f"[ -s {failed} ] || {{ echo yes > {failed}; echo no; exit 1; }}"
     try:
         program.write_text(
             whole.replace("exec ", f"{{ {fails_once}; }} >> {host.folder}/said\nexec ")
