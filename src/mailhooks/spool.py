@@ -204,10 +204,7 @@ class Spool:
 
     def _write(self, name: str, content: bytes, *, is_synced: bool = False) -> None:
         """Put a file into new/; nothing is left behind if that fails."""
-        try:
-            descriptor, temporary = self._ready.pop()
-        except IndexError:  # none there, or another thread was quicker
-            descriptor, temporary = self._created()
+        descriptor, temporary = self._opened()
         try:
             try:
                 written = 0
@@ -224,6 +221,15 @@ class Spool:
             raise
         if is_synced:
             _sync_folder(self._new)
+
+    def _opened(self) -> tuple[int, str]:
+        """An empty file in tmp/ or spare/: the one that is ready, or another."""
+        with suppress(IndexError):  # none there, or another thread was quicker
+            descriptor, path = self._ready.pop()
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, path
+            os.close(descriptor)  # it was tidied away, as clean() does when no sample came for long
+        return self._created()
 
     def make_ready(self) -> None:
         """Have a file ready for the next sample, while nobody waits for it."""

@@ -270,3 +270,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SpoolError, match="cannot be prepared"):
         Spool(tmp_path / "file").prepare()
+
+
+def test_a_file_made_ready_long_ago_does_not_fail_the_next_sample(spool: Spool) -> None:
+    """To clean() it looks like one that a dead process left."""
+    spool.make_ready()
+    (ready,) = (spool.folder / "tmp").iterdir()
+    os.utime(ready, (0, 0))
+    spool.clean()
+    assert not ready.exists()
+    entry = spool.put(label(), MESSAGE)
+    assert spool.message(entry) == MESSAGE
