@@ -171,7 +171,7 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float] = {}
     honour_action: bool = False
     full_scan: bool = True
-    full_scan_timeout_s: float = 3.0
+    full_scan_timeout_s: float = 4.0
     acquaintance_points: float = MOST_SPAM
 
     def threshold_of(self, user: str) -> float:

@@ -62,13 +62,12 @@ async def readable(sock: socket.socket, deadline_s: float = math.inf) -> None:
         deadline_s: by ``time.monotonic``.
 
     Raises:
-        TimeoutError: the deadline passed.
+        TimeoutError: the deadline passed, and a read would block.
     """
     if hasattr(_here, "strands"):
         await _Wait(sock.fileno(), select.EPOLLIN, None, deadline_s)
     else:
-        loop = asyncio.get_running_loop()
-        await _in_loop(sock.fileno(), loop.add_reader, loop.remove_reader, deadline_s)
+        await _in_loop(sock.fileno(), select.EPOLLIN, deadline_s)
 
 
 async def writable(sock: socket.socket, deadline_s: float = math.inf) -> None:
@@ -76,8 +75,7 @@ async def writable(sock: socket.socket, deadline_s: float = math.inf) -> None:
     if hasattr(_here, "strands"):
         await _Wait(sock.fileno(), select.EPOLLOUT, None, deadline_s)
     else:
-        loop = asyncio.get_running_loop()
-        await _in_loop(sock.fileno(), loop.add_writer, loop.remove_writer, deadline_s)
+        await _in_loop(sock.fileno(), select.EPOLLOUT, deadline_s)
 
 
 async def pause(seconds: float) -> None:
@@ -89,19 +87,31 @@ async def pause(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def _in_loop(
-    number: int, add: Callable[..., Any], remove: Callable[[int], Any], deadline_s: float
-) -> None:
-    ready = asyncio.get_running_loop().create_future()
-    add(number, _resolve, ready)
+async def _in_loop(number: int, events: int, deadline_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    if events == select.EPOLLIN:
+        loop.add_reader(number, _resolve, ready)
+    else:
+        loop.add_writer(number, _resolve, ready)
     try:
-        if deadline_s == math.inf:
+        async with asyncio.timeout_at(None if deadline_s == math.inf else deadline_s):
             await ready
-        else:
-            async with asyncio.timeout_at(deadline_s):
-                await ready
+    except TimeoutError:
+        if not _is_ready(number, events):
+            raise
     finally:
-        remove(number)
+        if events == select.EPOLLIN:
+            loop.remove_reader(number)
+        else:
+            loop.remove_writer(number)
+
+
+def _is_ready(number: int, events: int) -> bool:
+    """Whether a wait would end at once: a thread that was held up learns late what came in time."""
+    poller = select.poll()
+    poller.register(number, events)  # poll(2) and epoll(7) have these events in common
+    return bool(poller.poll(0))
 
 
 def _resolve(ready: asyncio.Future[None]) -> None:
@@ -128,6 +138,9 @@ async def result(future: Future[T], deadline_s: float = math.inf) -> T:
             else:
                 async with asyncio.timeout_at(None if deadline_s == math.inf else deadline_s):
                     await asyncio.wrap_future(future)
+        except TimeoutError:
+            if future.cancel() or not future.done():
+                raise
         except BaseException:
             future.cancel()
             raise
@@ -333,7 +346,8 @@ class Strands:
         for wait, strand in late:
             del self._by_number[wait.number]
             self._poller.unregister(wait.number)
-            self._go_on(strand, TimeoutError())
+            is_ready = _is_ready(wait.number, wait.events)
+            self._go_on(strand, None if is_ready else TimeoutError())
         for wait in [wait for wait in self._others if wait.deadline_s <= now_s]:
             self._go_on(self._others.pop(wait), TimeoutError())
 

@@ -42,6 +42,12 @@ def test_mail_gets_through_when_a_part_is_killed(
             for raw, folder in ((letter, "INBOX"), (spam, spam_folder)):
                 left_s = DELIVERED_S - (time.monotonic() - started)
                 copy = mailbox.wait_for(message_id(raw), left_s)
+                if folder == "Junk" and "(deadline)" in status(copy.raw):
+                    # The machine stood still for seconds, and mail does not wait for that.
+                    assert copy.folder == "INBOX"
+                    again = identified(box.spam(to).raw)
+                    lab.send(again, [name])
+                    copy = mailbox.wait_for(message_id(again), DELIVERED_S)
                 assert copy.folder == folder, status(copy.raw)
         lab.wait_queue_empty()
         for name in people:

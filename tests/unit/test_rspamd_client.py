@@ -411,6 +411,13 @@ async def test_an_answer_that_does_not_come_is_temporary(
             await call(client)
 
 
+async def test_an_answer_that_comes_byte_by_byte_has_no_more_time() -> None:
+    """What has come counts, not that more of it might come."""
+    async with client_of(FakeRspamd([b"H"] * 20_000), timeout_s=0.05) as client:
+        with pytest.raises(RspamdUnavailable, match=r"gave no answer in 0\.05 s"):
+            await client.ping()
+
+
 async def test_one_call_may_have_less_time() -> None:
     """A delivery waits less long than a learn."""
     async with client_of(FakeRspamd(hang=True), timeout_s=3600) as client:

@@ -114,6 +114,27 @@ def test_a_wait_ends_at_its_deadline_and_the_next_one_begins_anew(
     assert never.cancelled()
 
 
+def test_what_has_come_counts_although_the_deadline_has_passed(run: Any) -> None:
+    """A thread that was held up for longer than a deadline does not lose what came in time."""
+
+    async def wait(sock: socket.socket, other: socket.socket) -> str:
+        passed_s = time.monotonic() - 1
+        other.send(b"in time")
+        await readable(sock, passed_s)
+        await writable(sock, passed_s)
+        sock.recv(64)
+        try:
+            await readable(sock, passed_s)
+        except TimeoutError:
+            return "late"
+        return "early"
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert run(lambda: wait(ours, theirs)) == "late"
+
+
 def test_what_another_thread_comes_to_is_waited_for(run: Any) -> None:
     """Also what it raises, and what it came to before."""
     there: Future[str] = Future()

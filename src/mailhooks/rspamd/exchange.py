@@ -17,6 +17,7 @@ import math
 import os
 import re
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -111,11 +112,15 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
 
 async def _answer(connection: socket.socket, deadline_s: float) -> Answer:
     received = bytearray()
+    await readable(connection, deadline_s)
     while True:
-        await readable(connection, deadline_s)
         try:
             chunk = connection.recv(_AT_ONCE_BYTES)
         except (BlockingIOError, InterruptedError):
+            # What has come in time counts, and nothing is waited for behind the deadline.
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError from None
+            await readable(connection, deadline_s)
             continue
         received += chunk
         if (answer := parse_answer(received, ended=not chunk)) is not None:
