@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mailhooks.lab.mailbox import Mailbox
     from mailhooks.rspamd import BayesOpinion
 
-SETTLE_S = 3.0
+SETTLE_S = 6.0
 USER = "alice"
 
 
