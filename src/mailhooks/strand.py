@@ -90,10 +90,10 @@ async def pause(seconds: float) -> None:
 async def _in_loop(number: int, events: int, deadline_s: float) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    if events == select.EPOLLIN:
-        loop.add_reader(number, _resolve, ready)
-    else:
-        loop.add_writer(number, _resolve, ready)
+    add, remove = loop.add_reader, loop.remove_reader
+    if events == select.EPOLLOUT:
+        add, remove = loop.add_writer, loop.remove_writer
+    add(number, _resolve, ready)
     try:
         async with asyncio.timeout_at(None if deadline_s == math.inf else deadline_s):
             await ready
@@ -101,10 +101,7 @@ async def _in_loop(number: int, events: int, deadline_s: float) -> None:
         if not _is_ready(number, events):
             raise
     finally:
-        if events == select.EPOLLIN:
-            loop.remove_reader(number)
-        else:
-            loop.remove_writer(number)
+        remove(number)
 
 
 def _is_ready(number: int, events: int) -> bool:

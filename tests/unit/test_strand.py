@@ -135,6 +135,20 @@ def test_what_has_come_counts_although_the_deadline_has_passed(run: Any) -> None
         assert run(lambda: wait(ours, theirs)) == "late"
 
 
+def test_what_another_thread_came_to_counts_although_the_deadline_has_passed(run: Any) -> None:
+    """A thread that hears of the end and of the deadline at once takes the end."""
+    future: Future[str] = Future()
+
+    async def wait() -> str:
+        future.set_running_or_notify_cancel()
+        begun = Begun(result(future, time.monotonic()))
+        await pause(0)  # in an event loop it begins only now
+        future.set_result("in time")
+        return await begun
+
+    assert run(wait) == "in time"
+
+
 def test_what_another_thread_comes_to_is_waited_for(run: Any) -> None:
     """Also what it raises, and what it came to before."""
     there: Future[str] = Future()
