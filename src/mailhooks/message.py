@@ -9,10 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Header bytes looked at: more than any mail server takes, so that nothing hides behind them."""
@@ -21,6 +17,8 @@ _WHITESPACE = b" \t\r\n"
 _TO_SPACES = bytes.maketrans(b"\t\r\n", b"   ")
 # Neither a fold nor a field: a line whose colon is missing or far away.
 _NO_FIELD = re.compile(rb"\n(?![ \t])(?:[^:\r\n]+\r?(?=\n|\Z)|[^:\n]{990})")
+# After line ends are made equal; each with its folds.
+_FIELD = re.compile(rb"\n([^: \t\n][^:\n]*):([^\n]*(?:\n[ \t][^\n]*)*)")
 _DIGESTED = ("message-id", "date", "from", "subject")
 # Each with its folds; where a line ends in CRLF, unfold() takes the CR away.
 _DIGESTED_FIELD = re.compile(
@@ -39,7 +37,10 @@ class Header:
 
     fields: tuple[tuple[bytes, bytes], ...]
     size_bytes: int
-    # A delivery asks for some of them three times.
+    # A delivery asks for a dozen names, for some of them three times.
+    _raw: dict[bytes, list[bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _asked: dict[tuple[str, int | None], list[bytes]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -52,8 +53,10 @@ class Header:
             most: how many.
         """
         if (values := self._asked.get((name, most))) is None:
-            wanted = name.lower().encode("ascii")
-            found = [value for field, value in self.fields if field == wanted]
+            if not self._raw:
+                for each, value in self.fields:
+                    self._raw.setdefault(each, []).append(value)
+            found = self._raw.get(name.lower().encode("ascii"), ())
             values = self._asked[name, most] = [unfold(value) for value in found[:most]]
         return values
 
@@ -65,7 +68,9 @@ def read_header(message: bytes) -> Header:
     with a leading mbox ``From `` line.
     """
     block = message[: _header_bytes(message)]
-    return Header(tuple(_fields(block)), len(block))
+    found = _FIELD.findall(b"\n" + block.replace(b"\r\n", b"\n"))
+    fields = tuple([(name.rstrip(b" \t").lower(), value) for name, value in found])
+    return Header(fields, len(block))
 
 
 def _header_bytes(message: bytes) -> int:
@@ -77,22 +82,6 @@ def _header_bytes(message: bytes) -> int:
     if lf >= 0:
         return lf
     return crlf if crlf >= 0 else min(len(message), MAX_HEADER_BYTES)
-
-
-def _fields(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    name = b""
-    parts: list[bytes] = []
-    for line in block.replace(b"\r\n", b"\n").split(b"\n"):
-        if line[:1] in (b" ", b"\t"):
-            parts.append(line)
-            continue
-        if name:
-            yield name, b"\n".join(parts)
-        name, colon, value = line.partition(b":")
-        name = name.rstrip(b" \t").lower() if colon else b""
-        parts = [value]
-    if name:
-        yield name, b"\n".join(parts)
 
 
 def unfold(value: bytes) -> bytes:

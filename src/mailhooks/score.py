@@ -48,7 +48,9 @@ MAX_POINTS = 1e6
 MAX_SYMBOLS = 40
 
 _QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
-_SYMBOL = re.compile(r"([A-Za-z0-9_.\-]{1,128}):(-?[0-9]{1,7}(?:\.[0-9]{1,4})?)\Z")
+_SYMBOL = re.compile(
+    r"(?:\A|,)\s*([A-Za-z0-9_.\-]{1,128}):(-?[0-9]{1,7}(?:\.[0-9]{1,4})?)\s*(?=,|\Z)"
+)
 # Only the first "id" of a Received line is the server's: what follows, such as
 # the recipient in "for <...>", may hold text that strangers chose.
 _RECEIVED_ID = re.compile(rb"\sid ([^\s;]+)")
@@ -134,7 +136,7 @@ def read_report(
     """
     reason = Why.ABSENT
     for value in values:
-        text, signature = _split(value)
+        text, signature = _split(unfold(value))
         if text is None or signature is None:
             reason = Why.MALFORMED
             continue
@@ -253,11 +255,11 @@ def _sender_digest(sender: bytes) -> str:
 
 
 def _split(value: bytes) -> tuple[str | None, str | None]:
-    """Everything before the signature, and the signature."""
+    """Everything before the signature, and the signature; of a value on one line."""
     if len(value) > MAX_FIELD_BYTES:
         return None, None
     try:
-        line = unfold(value).decode("ascii")
+        line = value.decode("ascii")
     except UnicodeDecodeError:
         return None, None
     text, mark, signature = line.rpartition("; b=")
@@ -284,17 +286,13 @@ def _parse(pairs: dict[str, str]) -> MilterScore | None:
         return None
     if not _QUEUE_ID.match(queue_id):
         return None
-    symbols = []
-    for item in pairs.get("y", "").split(","):
-        match = _SYMBOL.match(item.strip())
-        if match:
-            symbols.append((match[1], float(match[2])))
+    symbols = _SYMBOL.findall(pairs.get("y", ""))[:MAX_SYMBOLS]
     return MilterScore(
         score=score,
         required=_points(pairs.get("r", "")),
         action=pairs.get("a", "")[:32],
         course=course,
-        symbols=tuple(symbols[:MAX_SYMBOLS]),
+        symbols=tuple([(name, float(points)) for name, points in symbols]),
         queue_id=queue_id,
         time=int(time),
     )

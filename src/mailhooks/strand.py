@@ -33,6 +33,9 @@ T = TypeVar("T")
 GRAIN_S: Final = 0.05
 """How much later than its deadline a wait may end."""
 
+MOST_LATER: Final = 16
+"""What waits for a quiet moment is done without one if there is so much of it."""
+
 _ENDED_S: Final = 1.0
 _here = threading.local()
 
@@ -260,6 +263,7 @@ class Strands:
         self._by_number: dict[int, tuple[_Wait, Strand]] = {}
         self._others: dict[_Wait, Strand] = {}
         self._done: deque[_Wait] = deque()
+        self._later: deque[Callable[[], None]] = deque()
         self._is_stopping = False
         self._grace_s = 0.0
         self._began_s = 0.0
@@ -299,6 +303,14 @@ class Strands:
         """Run a strand up to its first wait, and on from there; in this thread only."""
         self._go_on(strand)
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Have a function called once no strand can go on, and soon anyway; in this thread only.
+
+        What is done in a row costs less than what is done between other things: processors
+        know it by then. A call that fails is logged.
+        """
+        self._later.append(work)
+
     def busy_s(self) -> float:
         """How long a strand has gone on by now without waiting; 0 while all of them wait.
 
@@ -311,7 +323,7 @@ class Strands:
 
     def _run(self) -> None:
         _here.strands = self
-        looked_s = end_s = 0.0
+        looked_s, end_s = time.monotonic(), 0.0
         while True:
             if self._is_stopping:
                 for number in self._listeners.keys() - {self._woken.fileno()}:
@@ -320,8 +332,12 @@ class Strands:
                 end_s = end_s or time.monotonic() + self._grace_s
                 if not (self._by_number or self._others) or time.monotonic() >= end_s:
                     break
-            pause_s = 0 if self._done else GRAIN_S if self._by_number or self._others else -1
-            for number, _ in self._poller.poll(pause_s):
+            is_waiting = self._by_number or self._others
+            pause_s = 0 if self._done or self._later else GRAIN_S if is_waiting else -1
+            ready = self._poller.poll(pause_s)
+            if self._later and (not ready or len(self._later) >= MOST_LATER):
+                self._do_later()
+            for number, _ in ready:
                 if (found := self._by_number.pop(number, None)) is not None:
                     self._go_on(found[1])
                 elif (heard := self._listeners.get(number)) is not None:
@@ -334,9 +350,19 @@ class Strands:
             if (now_s := time.monotonic()) - looked_s >= GRAIN_S:
                 looked_s = now_s
                 self._end_late(now_s)
+                self._do_later()
             self._began_s = 0.0
+        self._do_later()
         for strand in [*(strand for _, strand in self._by_number.values()), *self._others.values()]:
             strand.close()
+
+    def _do_later(self) -> None:
+        while self._later:
+            self._began_s = time.monotonic()
+            try:
+                self._later.popleft()()
+            except Exception:
+                log.exception("what was left for later failed: a bug")
 
     def _end_late(self, now_s: float) -> None:
         late = [found for found in self._by_number.values() if found[0].deadline_s <= now_s]

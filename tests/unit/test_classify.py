@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -97,32 +97,58 @@ async def answer(
     **policy: Any,
 ) -> list[str]:
     """The three words of the answer."""
-    weights = Weights(COUNTS.__getitem__, 2)
-    classifier = Classifier(
-        cast("RspamdClient", rspamd),
-        KEYS,
-        weights,
-        cast("Any", None),
-        threads=THREADS,
-        score=ScoreSettings(),
-        policy=PolicySettings(**policy),
-        learning=LearningSettings(learn_on_delivery="off"),
-        deadline_s=5.0,
-        mail_uids=frozenset({1}),
-        shared=True,
-        note=note,
-        acquaintances=acquaintances,
-    )
+    with given(rspamd, note, acquaintances, **policy) as classifier:
+        return (await classifier.answer(call(message, sender))).decode("ascii").split(" ", 2)
+
+
+def call(message: bytes, sender: str = "a@x") -> ScriptCall:
+    """A delivery of a message."""
     env = {"USER": "Ann@x.example", "SENDER": sender, "RECIPIENT": "ann+list@x.example"}
-    now = asyncio.get_running_loop().time()
-    try:
-        return (
-            (await classifier.answer(ScriptCall((), env, Peer(0, 1, 1), message, now)))
-            .decode("ascii")
-            .split(" ", 2)
+    now_s = asyncio.get_running_loop().time()
+    return ScriptCall((), env, Peer(0, 1, 1), message, now_s)
+
+
+@contextmanager
+def given(
+    rspamd: FakeRspamd,
+    note: Callable[[Decision], None] = lambda _: None,
+    acquaintances: Acquaintances | None = None,
+    **policy: Any,
+) -> Iterator[Classifier]:
+    """A classifier that asks a fake Rspamd."""
+    with closing(Weights(COUNTS.__getitem__, 2)) as weights:
+        yield Classifier(
+            cast("RspamdClient", rspamd),
+            KEYS,
+            weights,
+            cast("Any", None),
+            threads=THREADS,
+            score=ScoreSettings(),
+            policy=PolicySettings(**policy),
+            learning=LearningSettings(learn_on_delivery="off"),
+            deadline_s=5.0,
+            mail_uids=frozenset({1}),
+            shared=True,
+            note=note,
+            acquaintances=acquaintances,
         )
-    finally:
-        weights.close()
+
+
+async def test_nobody_waits_for_log_and_note(
+    rspamd: FakeRspamd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is there before them, and they say what it says."""
+    caplog.set_level("INFO")
+    noted: list[Decision] = []
+    with given(rspamd, noted.append) as classifier:
+        output, afterwards = await classifier.answer_directly(call(carried(7.0)))
+    assert output.startswith(b"junk verified Yes, score=7.00")
+    assert not noted
+    assert "score=7.00" not in caplog.text
+    afterwards()
+    assert [each.folder for each in noted] == [Folder.JUNK]
+    assert noted[0].digest == content_digest(carried(7.0))
+    assert "user=ann@x.example junk: Yes, score=7.00" in caplog.text
 
 
 class Shut(SqliteLedger):

@@ -63,6 +63,43 @@ def test_byte_by_byte(args: list[str], env: dict[str, str]) -> None:
     assert parser.feed(b"\n\n") == b"\n\n"
 
 
+lines = st.sampled_from(
+    [
+        *(VERSION, b"VERSION\tscript\t5\t0\n"),
+        *(b"env_A=1\n", b"env_A=2\n", b"env_B=\xff=\n", b"env_=1\n", b"env_C\n", b"env_D=\x01t\n"),
+        *(b"-\n", b"noreply\n", b"arg\n", b"a\tb\n", b"\x01x\n", b"\n", b"end"),
+    ]
+)
+
+
+@given(
+    header=st.lists(lines, max_size=8).map(b"".join),
+    limits=st.builds(
+        HeaderLimits,
+        header_bytes=st.integers(1, 80),
+        line_bytes=st.integers(1, 40),
+        env_count=st.integers(0, 3),
+        arg_count=st.integers(0, 3),
+    )
+    | st.just(HeaderLimits()),
+    sound=st.booleans(),
+)
+def test_one_piece_or_many(header: bytes, limits: HeaderLimits, sound: bool) -> None:
+    """A header that comes in one piece says the same as byte by byte, or is refused like that."""
+    stream = VERSION + header if sound else header
+
+    def outcome(pieces: list[bytes]) -> tuple[object, bytes]:
+        parser, message = ScriptParser(limits), b""
+        try:
+            for piece in pieces:
+                message += parser.feed(piece)
+            return parser.close(), message
+        except ProtocolError:  # whichever limit it comes upon first
+            return "refused", b""
+
+    assert outcome([stream]) == outcome([bytes([byte]) for byte in stream])
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     """Arbitrary input is a request or a ProtocolError, never another error."""

@@ -8,11 +8,21 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from mailhooks.strand import Begun, Strands, Turns, pause, readable, result, writable
+from mailhooks.strand import (
+    MOST_LATER,
+    Begun,
+    Strands,
+    Turns,
+    pause,
+    readable,
+    result,
+    writable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -249,6 +259,96 @@ def test_a_strand_that_fails_ends_alone(caplog: pytest.LogCaptureFixture) -> Non
         assert twice.wait(PATIENCE_S)
         strands.stop(PATIENCE_S)
     assert caplog.text.count("oops") >= 2
+
+
+def test_what_is_left_for_later_is_done_when_no_strand_can_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that can go on go first."""
+    monkeypatch.setattr("mailhooks.strand.GRAIN_S", PATIENCE_S)  # whatever holds the machine up
+    done: list[str] = []
+
+    async def strand(strands: Strands) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            strands.later(partial(done.append, "later"))
+            theirs.send(b".")  # readable at once, again and again
+            for _ in range(3):
+                await readable(ours)
+                done.append("went on")
+            ours.recv(1)
+            strands.later(partial(theirs.sendall, b"."))
+            await readable(ours)
+            done.append("went on")
+
+    _run_once(strand)
+    assert done == ["went on"] * 3 + ["later", "went on"]
+
+
+def test_what_is_left_for_later_is_done_soon_even_if_strands_never_rest() -> None:
+    """It neither gathers for ever nor waits for ever."""
+    done: list[int] = []
+
+    async def strand(strands: Strands) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b".")
+            until_s = time.monotonic() + PATIENCE_S
+            for number in range(MOST_LATER):
+                strands.later(partial(done.append, number))
+            await readable(ours)
+            await readable(ours)
+            assert len(done) == MOST_LATER
+            strands.later(partial(done.append, -1))
+            while -1 not in done and time.monotonic() < until_s:
+                await readable(ours)
+            done.append(-2)
+
+    _run_once(strand)
+    assert done == [*range(MOST_LATER), -1, -2]
+
+
+def test_what_fails_later_is_logged_and_the_rest_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    """Also what waits while the thread is told to stop."""
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("oops")
+
+    async def strand(strands: Strands) -> None:
+        strands.later(fail)
+        strands.later(lambda: done.append("later"))
+
+    _run_once(strand)
+    assert done == ["later"]
+    assert "oops" in caplog.text
+
+
+def _run_once(strand: Callable[[Strands], Coroutine[Any, Any, None]]) -> None:
+    """Run a strand in a thread, and all that it leaves for later; what it raises is raised."""
+    strands = Strands("test")
+    begin, wake = socket.socketpair()
+    ended: Future[None] = Future()
+
+    async def run() -> None:
+        try:
+            await strand(strands)
+            ended.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            ended.set_exception(error)
+
+    def heard() -> None:
+        begin.recv(1)
+        strands.spawn(run())
+
+    with begin, wake:
+        strands.listen(begin, heard)
+        strands.start()
+        wake.send(b".")
+        try:
+            ended.result(PATIENCE_S)
+        finally:
+            strands.stop(PATIENCE_S)
 
 
 def test_a_wait_that_cannot_be_watched_fails_and_the_thread_goes_on() -> None:

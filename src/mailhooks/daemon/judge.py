@@ -155,19 +155,18 @@ class Judge:
         self, user: str, own: BayesOpinion | None, shared: BayesOpinion | None, timeout_s: float
     ) -> Bayes | NoBayes:
         """Both opinions, weighed by what each of them has learned; so long for each count."""
-
-        async def weighed(opinion: BayesOpinion | None, whose: str) -> Opinion:
-            # Redis that does not answer costs a blend its weights, not its opinions.
-            learned = await self._weights.of(whose, timeout_s)
-            probability = None if opinion is None else opinion.probability
-            return Opinion(probability, learned[Lesson.SPAM], learned[Lesson.HAM])
-
-        mine = await weighed(own, user)
-        others = await weighed(shared, SHARED_USER) if self._shared else None
+        mine = await self._weighed(own, user, timeout_s)
+        others = await self._weighed(shared, SHARED_USER, timeout_s) if self._shared else None
         probability = blend(mine, others)
         if probability is None:
             return NoBayes(NoBayesWhy.NO_OPINION)
         return Bayes(points(probability, mine), probability, mine, others)
+
+    async def _weighed(self, opinion: BayesOpinion | None, whose: str, timeout_s: float) -> Opinion:
+        # Redis that does not answer costs a blend its weights, not its opinions.
+        learned = self._weights.remembered(whose) or await self._weights.of(whose, timeout_s)
+        probability = None if opinion is None else opinion.probability
+        return Opinion(probability, learned[Lesson.SPAM], learned[Lesson.HAM])
 
     async def _scan(
         self, message: bytes, user: str, sender: str | None, recipient: str | None, timeout_s: float

@@ -207,7 +207,7 @@ class _Handlers:
         return await self._learner.answer(call, made)
 
     async def classify_directly(self, call: ScriptCall) -> lane.Answer:
-        return await self._classifier.answer(call), None
+        return await self._classifier.answer_directly(call)
 
     async def learn_directly(self, call: ScriptCall) -> lane.Answer:
         return await self._learner.answer_directly(call)

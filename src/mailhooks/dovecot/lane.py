@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mailhooks.dovecot")
 
 Answer = tuple[bytes, "Callable[[], None] | None"]
-"""What is sent, and what is done once it is sent."""
+"""What is sent, and what is done once it is sent and nobody waits for an answer just now."""
 
 SHARE_BYTES: Final = 1024 * 1024
 """A larger call goes to the event loop, and so do"""
@@ -124,7 +124,7 @@ class Lane:
             sock.send(reply)
         sock.close()
         if afterwards is not None:
-            afterwards()
+            self._strands.later(afterwards)
 
     async def _read(
         self, sock: socket.socket, received: bytearray, accepted_at_s: float

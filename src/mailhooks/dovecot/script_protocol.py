@@ -40,6 +40,12 @@ _QUOTED_BYTES: Final = 40
 
 # What Dovecot writes: no raw control byte that it escapes, no other escape.
 _ESCAPED_LINE: Final = re.compile(rb"(?:[^\x00\x01\t\r\n]|\x01[01trn])*")
+# A whole header of such lines, with nothing escaped in it.
+_PLAIN_HEADER: Final = re.compile(
+    rb"VERSION\tscript\t4\t[0-9]{1,9}\n"
+    rb"((?:env_[^=\x00\x01\t\r\n]+=[^\x00\x01\t\r\n]*\n)*)"
+    rb"(-|noreply)\n((?:[^\x00\x01\t\r\n]+\n)*)\n"
+)
 _ESCAPED: Final = re.compile(rb"\x01.")
 _ESCAPE: Final = {
     b"\x00": b"\x010",
@@ -151,6 +157,8 @@ class ScriptParser:
         return self.request
 
     def _header(self, data: bytes) -> bytes:
+        if self._line_number == 1 and not self._pending and (end := self._whole(data)):
+            return data[end:]
         self._pending += data
         start = 0
         while (end := self._pending.find(b"\n", max(start, self._searched))) >= 0:
@@ -167,6 +175,27 @@ class ScriptParser:
         self._searched = len(self._pending)
         self._check_size(self._searched, self._header_bytes + self._searched)
         return b""
+
+    def _whole(self, data: bytes) -> int:
+        """Read a header that came in one piece, plain and sound; how long it is, or 0."""
+        found = _PLAIN_HEADER.match(data, 0, self._limits.header_bytes)
+        if found is None:
+            return 0
+        env, args = (
+            found[part].decode("utf-8", "surrogateescape").split("\n")[:-1] for part in (1, 3)
+        )
+        # A character has four bytes at most.
+        longest = max(map(len, (*env, *args)), default=0)
+        pairs = dict([line[len("env_") :].split("=", 1) for line in env])
+        is_sound = (
+            longest * 4 <= self._limits.line_bytes
+            and len(env) == len(pairs) <= self._limits.env_count
+            and len(args) <= self._limits.arg_count
+        )
+        if not is_sound:
+            return 0
+        self.request = ScriptRequest(tuple(args), MappingProxyType(pairs), found[2] == b"-")
+        return found.end()
 
     def _check_size(self, line_bytes: int, header_bytes: int) -> None:
         if line_bytes > self._limits.line_bytes:

@@ -45,6 +45,7 @@ _PAUSE_S = 0.01
 _IN_MEMORY = ":memory:"
 _MODE = 0o600
 _BEYOND_OWNER = 0o077
+_FAILURES = (OSError, sqlite3.Error, UnicodeEncodeError)
 
 
 class Database:
@@ -138,8 +139,11 @@ class Database:
         Raises:
             LedgerError: as for a transaction.
         """
-        with self._lock, self._failures_explained():
-            return self._connection.execute(statement, values).fetchall()
+        with self._lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except _FAILURES as error:
+                raise self._explained(error) from error
 
     def empty_log(self) -> None:
         """Write the log's content into the file, so that nothing removed is left in it.
@@ -179,10 +183,12 @@ class Database:
     def _failures_explained(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise LedgerError(f"ledger {self._path}: {error.strerror or error}") from error
-        except (sqlite3.Error, UnicodeEncodeError) as error:
-            raise LedgerError(f"ledger {self._path}: {error}") from error
+        except _FAILURES as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> LedgerError:
+        reason = error.strerror if isinstance(error, OSError) else None
+        return LedgerError(f"ledger {self._path}: {reason or error}")
 
 
 def _make_private(path: Path) -> None:

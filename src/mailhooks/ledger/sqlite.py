@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
 import time
@@ -60,7 +59,8 @@ class SqliteLedger(Ledger):
         self._clock = clock
         self._database = Database(path)
         with self._database.transaction("DEFERRED") as db:
-            self._key: bytes = db.execute("SELECT key FROM secret").fetchone()[0]
+            (key,) = db.execute("SELECT key FROM secret").fetchone()
+        self._mac = hmac.new(key, digestmod="sha256")
 
     def close(self) -> None:
         """Let go of the file; harmless to repeat."""
@@ -222,7 +222,9 @@ class SqliteLedger(Ledger):
 
     def _hash(self, user: str, trait: Trait) -> bytes:
         words = f"{user}\0{trait.kind.value}\0{trait.name}".encode("utf-8", "replace")
-        return hmac.digest(self._key, words, hashlib.sha256)[:_TRAIT_BYTES]
+        mac = self._mac.copy()
+        mac.update(words)
+        return mac.digest()[:_TRAIT_BYTES]
 
     def _recount(self, db: sqlite3.Connection, each: Answer | Decision, word: Word) -> None:
         """Count a message's traits as one word, in place of what it counted as before."""

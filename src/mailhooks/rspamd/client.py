@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,7 +20,7 @@ from mailhooks.rspamd import exchange, results
 from mailhooks.strand import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mailhooks.rspamd.results import BayesOpinion, CheckResult, LearnResult, StatResult
 
@@ -31,9 +30,6 @@ _OK = 200
 # Rspamd formats Redis keys that hold the user into 512 bytes; an address has at most 254.
 _USER_LIMIT_BYTES = 255
 # Works without configuration, and the answer shows whether it did. Settings-ID does neither.
-# A few symbols come from Rspamd's core, such as TAGGED_RCPT for plus-addresses,
-# and no settings keep them away. A full scan shows dozens.
-_MOST_CORE_SYMBOLS = 5
 # Enabling a group leaves on what works with a scan's result (flag explicit_disable in Rspamd's
 # plugins). The pass before the queue has done all that; this one comes from a local address and
 # has no judgement to hand on: REPLIES_SET would take the message for one that a user has sent, so
@@ -169,14 +165,9 @@ class RspamdClient:
             *(("Rcpt", rcpt) for rcpt in rcpts),
         ]
         checked = [_checked_header(name, value) for name, value in headers if value is not None]
-        return await self._scanned(message, checked, timeout_s)
-
-    async def _scanned(
-        self, message: bytes, headers: Iterable[tuple[str, str]], timeout_s: float | None
-    ) -> CheckResult:
         parse = _when_ok(results.parse_check)
         return await self._ask(
-            self._scan_url, "/checkv2", parse, headers, body=message, timeout_s=timeout_s
+            self._scan_url, "/checkv2", parse, checked, body=message, timeout_s=timeout_s
         )
 
     async def check_bayes(
@@ -200,17 +191,14 @@ class RspamdClient:
         """
         # Not by way of check(): every delivery asks this.
         headers = [("Deliver-To", _checked_user(user)), ("Settings", BAYES_ONLY)]
-        result = await self._scanned(message, headers, timeout_s)
-        if result.is_skipped:  # a test pattern such as GTUBE, which comes before all settings
-            return None, None
-        # A classifier that all users share may stand beside, as BAYES_SPAM_SHARED for instance.
-        others = [it.name for it in result.symbols if not it.name.startswith(results.BAYES_SYMBOLS)]
-        if len(others) > _MOST_CORE_SYMBOLS:
-            raise RspamdMisconfigured(
-                f"Rspamd at {self._scan_url} ran {len(others)} rules such as {others[0]} beside the"
-                " statistics: it ignores our Settings header, or names Bayes symbols in its own way"
-            )
-        return results.bayes_of(result), results.bayes_of(result, results.SHARED_SYMBOLS)
+        return await self._ask(
+            self._scan_url,
+            "/checkv2",
+            _parse_opinions,
+            headers,
+            body=message,
+            timeout_s=timeout_s,
+        )
 
     async def learn_spam(self, message: bytes, *, user: str, bulk: bool = False) -> LearnResult:
         """Teach one user's statistics that a message is spam, whatever they held before.
@@ -269,13 +257,15 @@ class RspamdClient:
         self._see_that_it_is_entered()
         seconds = self._timeout_s if timeout_s is None else timeout_s
         deadline_s, turns = time.monotonic() + seconds, self._turns[url]
-        with _explained(url, seconds):
+        try:
             await turns.take(deadline_s)
             try:
                 answer = await exchange.ask(url, path, headers, body, deadline_s)
             finally:
                 turns.give()
             return read(*answer)
+        except (OSError, RspamdError) as error:
+            raise _explained(error, url, seconds) from error
 
     def _see_that_it_is_entered(self) -> None:
         if not self._entered:
@@ -286,18 +276,14 @@ class RspamdClient:
 _AWAY = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
-@contextmanager
-def _explained(url: str, seconds: float) -> Iterator[None]:
-    """Turn whatever asking Rspamd raises into an error that names it."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise RspamdLate(f"Rspamd at {url} gave no answer in {seconds:g} s") from error
-    except RspamdError as error:
-        raise type(error)(f"Rspamd at {url} {error}") from None
-    except OSError as error:
-        kind = RspamdAway if error.errno in _AWAY else RspamdUnavailable
-        raise kind(f"Rspamd at {url} cannot be asked: {_on_one_line(error)}") from error
+def _explained(error: OSError | RspamdError, url: str, seconds: float) -> RspamdError:
+    """Whatever asking Rspamd raises, as an error that names it."""
+    if isinstance(error, TimeoutError):
+        return RspamdLate(f"Rspamd at {url} gave no answer in {seconds:g} s")
+    if isinstance(error, RspamdError):
+        return type(error)(f"Rspamd at {url} {error}")
+    kind = RspamdAway if error.errno in _AWAY else RspamdUnavailable
+    return kind(f"Rspamd at {url} cannot be asked: {_on_one_line(error)}")
 
 
 def _on_one_line(error: Exception) -> str:
@@ -313,6 +299,9 @@ def _when_ok(parse: Callable[[bytes], _T]) -> Callable[[int, str, bytes], _T]:
         raise RspamdUnavailable(f"answered {status} {reason[:200]}")
 
     return read
+
+
+_parse_opinions = _when_ok(results.parse_opinions)
 
 
 def _parse_pong(body: bytes) -> None:

@@ -70,18 +70,22 @@ async def ask(
         OSError: there is no connection, or it broke.
         RspamdUnavailable: what came is no answer.
     """
-    parts = urlsplit("http://localhost" if url.startswith("unix:") else url)
-    lines = [
-        f"{'GET' if body is None else 'POST'} {parts.path}{path} HTTP/1.1",
-        f"Host: {parts.netloc}",
-        "Connection: close",
-        "Accept-Encoding: identity",
-        *(() if body is None else (f"Content-Length: {len(body)}",)),
-        *(f"{name}: {value}" for name, value in headers),
-    ]
-    request = "\r\n".join((*lines, "\r\n")).encode() + (body or b"")
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if body is None:
+        request = f"GET {_target(url, path)}{fields}\r\n".encode()
+    else:
+        head = f"POST {_target(url, path)}{fields}Content-Length: {len(body)}\r\n\r\n"
+        request = head.encode() + body
     with await _sent(url, request, deadline_s) as connection:
         return await _answer(connection, deadline_s)
+
+
+@lru_cache(maxsize=32)
+def _target(url: str, path: str) -> str:
+    """What follows the method in every request there."""
+    parts = urlsplit("http://localhost" if url.startswith("unix:") else url)
+    fields = ("Host: " + parts.netloc, "Connection: close", "Accept-Encoding: identity", "")
+    return f"{parts.path}{path} HTTP/1.1\r\n" + "\r\n".join(fields)
 
 
 def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:

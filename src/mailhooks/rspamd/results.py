@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mailhooks.errors import RspamdMisconfigured, RspamdUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # Spam first. The second pair belongs to the statistics that all users share.
 BAYES_SYMBOLS = ("BAYES_SPAM", "BAYES_HAM")
@@ -27,6 +29,9 @@ SHARED_SYMBOLS = ("BAYES_SPAM_SHARED", "BAYES_HAM_SHARED")
 # No or a wrong password, an address that may not ask, and (4.x) too many wrong passwords.
 REFUSED_US = frozenset({401, 403, 429})
 
+# A few symbols come from Rspamd's core, such as TAGGED_RCPT for plus-addresses,
+# and no settings keep them away. A full scan shows dozens.
+_MOST_CORE_SYMBOLS = 5
 # How many characters of a peer's text go into a message of ours.
 _TEXT_LIMIT = 200
 # Rounding alone keeps the two figures of a Bayes symbol closer together than this.
@@ -190,11 +195,7 @@ def parse_check(body: bytes) -> CheckResult:
     Raises:
         RspamdUnavailable: the body is no scan result.
     """
-    answer = _object(body)
-    score = _number(answer.get("score"))
-    if score is None:
-        why = _short(str(answer.get("error", "no reason given")))
-        raise RspamdUnavailable(f"answered a scan without a score: {why}")
+    answer, score = _scan(body)
     return CheckResult(
         score=score,
         required=_number(answer.get("required_score")),
@@ -211,13 +212,43 @@ def parse_check(body: bytes) -> CheckResult:
     )
 
 
+def parse_opinions(body: bytes) -> tuple[BayesOpinion | None, BayesOpinion | None]:
+    """Read what a scan by Bayes alone says: the user's statistics, and those that all users share.
+
+    As :func:`parse_check` and :func:`bayes_of`, without all that a delivery has no use for.
+
+    Raises:
+        RspamdUnavailable: the body is no scan result.
+        RspamdMisconfigured: a full scan ran instead.
+    """
+    answer, _ = _scan(body)
+    if answer.get("is_skipped") is True:  # a test pattern such as GTUBE comes before all settings
+        return None, None
+    symbols = _mapping(answer.get("symbols"))
+    # A classifier that all users share may stand beside, as BAYES_SPAM_SHARED for instance.
+    others = [name for name in symbols if not name.startswith(BAYES_SYMBOLS)]
+    if len(others) > _MOST_CORE_SYMBOLS:
+        raise RspamdMisconfigured(
+            f"ran {len(others)} rules such as {others[0]} beside the statistics: it ignores our"
+            " Settings header, or names Bayes symbols in its own way"
+        )
+    own, shared = (
+        _opinion([_symbol(name, symbols[name]) for name in names if name in symbols], names)
+        for names in (BAYES_SYMBOLS, SHARED_SYMBOLS)
+    )
+    return own, shared
+
+
 def bayes_of(result: CheckResult, symbols: tuple[str, str] = BAYES_SYMBOLS) -> BayesOpinion | None:
     """Take one classifier's opinion out of a scan; ``symbols`` are its own, for spam and ham.
 
     None when neither symbol is there: the user has not taught enough of both classes, the
     message says too little, the probability is within 0.45 to 0.55, or Redis is away.
     """
-    opinions = [symbol for symbol in result.symbols if symbol.name in symbols]
+    return _opinion([symbol for symbol in result.symbols if symbol.name in symbols], symbols)
+
+
+def _opinion(opinions: Sequence[Symbol], symbols: tuple[str, str]) -> BayesOpinion | None:
     if not opinions:
         return None
     strongest = max(opinions, key=lambda symbol: abs(symbol.score))
@@ -265,6 +296,16 @@ def parse_stat(body: bytes) -> StatResult:
     )
 
 
+def _scan(body: bytes) -> tuple[Mapping[str, Any], float]:
+    """A scan's result, and its score."""
+    answer = _object(body)
+    score = _number(answer.get("score"))
+    if score is None:
+        why = _short(str(answer.get("error", "no reason given")))
+        raise RspamdUnavailable(f"answered a scan without a score: {why}")
+    return answer, score
+
+
 def _symbol(name: str, value: Any) -> Symbol:
     fields = _mapping(value)
     return Symbol(
@@ -276,7 +317,12 @@ def _symbol(name: str, value: Any) -> Symbol:
 
 
 def _object(body: bytes) -> Mapping[str, Any]:
-    # Message-IDs and header texts reach the JSON in whatever bytes the sender used.
+    try:
+        return _mapping(msgspec.json.decode(body))
+    except (ValueError, RecursionError):
+        pass
+    # Message-IDs and header texts reach the JSON in whatever bytes the sender used, and numbers
+    # that JSON does not know.
     try:
         return _mapping(json.loads(body.decode(errors="replace")))
     except (ValueError, RecursionError):
