@@ -43,6 +43,7 @@ def measure(host: BenchHost, watch: Watch, messages: Sequence[bytes], *, rounds:
             (users[place // 2 % USERS], tuple(Lesson)[place % 2], raw)
             for place, raw in enumerate(messages)
         ]
+        forget_all()
         learn = _drained if name == "ours" else _taught
         rates[name].append(len(messages) / learn(host, lessons))
         learned[name] = sum(sum(host.lab.learns(user)) for user in users)
@@ -52,7 +53,8 @@ def measure(host: BenchHost, watch: Watch, messages: Sequence[bytes], *, rounds:
                 raise RuntimeError(f"drain: the contenders did not do the same work: {learned}")
 
     before = watch.probe()
-    alternate(list(rates), rounds, run)
+    with host.without_statistics() as forget_all:
+        alternate(list(rates), rounds, run)
     ours, bare = (quantile(rates[name], 0.5) for name in rates)
     return Figure(
         "drain_ratio",
