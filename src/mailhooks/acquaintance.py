@@ -54,6 +54,9 @@ _LOOKED_AT_BYTES: Final = 1000
 """Bytes of a field that are looked at; patterns below take long for very long ones."""
 
 _LIST_FIELDS: Final = ("list-id", "x-beenthere", "list-post", "x-mailing-list", "mailing-list")
+TRAIT_FIELDS: Final = (*_LIST_FIELDS, "from")
+"""Header fields that traits are taken from."""
+
 _ANGLES: Final = re.compile(rb"<([^<>]*)>")
 # Of From: quoted names and comments may hold anything, even addresses.
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|\([^()]*\)')

@@ -213,7 +213,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     delivery_settle_s: float = SETTLE_S
     shared_agreement: int = AGREEING
     settle_s: float = 30.0
-    connections: int = 4
+    connections: int = 8
     retry_first_s: float = 1.0
     retry_cap_s: float = 300.0
     rescan_s: float = 5.0

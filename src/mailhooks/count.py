@@ -12,15 +12,19 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mailhooks.errors import StatisticsError
 from mailhooks.lesson import SHARED_USER, Lesson
+from mailhooks.strand import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+
+    _Wait = Callable[[socket.socket, float], Awaitable[None]]
 
 TIMEOUT_S = 5.0
 _FIELDS = {Lesson.SPAM: b"learns_spam", Lesson.HAM: b"learns_ham"}
@@ -47,18 +51,33 @@ class LearnCount:
         self._idle: list[tuple[socket.socket, BinaryIO]] = []
 
     def __call__(self, user: str) -> Mapping[Lesson, int]:
-        """Both classes; zeros for a user who is not known.
+        """Both classes; zeros for a user who is not known. Blocks.
 
         Raises:
             StatisticsError: Redis cannot be asked.
         """
+        try:
+            self._told(user, _block).send(None)
+        except StopIteration as end:
+            counts: Mapping[Lesson, int] = end.value
+            return counts
+        raise AssertionError("what blocks does not wait")
+
+    async def told(self, user: str) -> Mapping[Lesson, int]:
+        """The same as a strand (:mod:`mailhooks.strand`): others go on until Redis answers."""
+        return await self._told(user, readable)
+
+    async def _told(self, user: str, wait: _Wait) -> Mapping[Lesson, int]:
         key = (self._shared_key if user == SHARED_USER else self._prefix + user).encode()
         try:
-            return _counts(self._asked((b"HMGET", key, *_FIELDS.values())))
+            return _counts(await self._asked((b"HMGET", key, *_FIELDS.values()), wait))
         except (OSError, ValueError) as error:
             # A URL may hold a password.
             shown = re.sub(r"//[^/@]*@", "//", self._url)
-            reason = " ".join(str(error).split()) or type(error).__name__
+            is_late = isinstance(error, TimeoutError)
+            reason = (
+                "timed out" if is_late else " ".join(str(error).split()) or type(error).__name__
+            )
             raise StatisticsError(f"Redis at {shown}: {reason}") from error
 
     def __del__(self) -> None:
@@ -66,20 +85,29 @@ class LearnCount:
         while self._idle:
             _close(*self._idle.pop())
 
-    def _asked(self, command: tuple[bytes, ...]) -> bytes | list[bytes | None] | None:
+    async def _asked(
+        self, command: tuple[bytes, ...], wait: _Wait
+    ) -> bytes | list[bytes | None] | None:
         with suppress(IndexError):
             connection, answers = self._idle.pop()
             with suppress(ConnectionError):  # Redis was started anew, or closes what is idle
-                return self._answer(connection, answers, [command])
+                return await self._answer(connection, answers, [command], wait)
         connection = _connected(self._url, self._timeout_s)
-        return self._answer(connection, connection.makefile("rb"), [*_greeting(self._url), command])
+        commands = [*_greeting(self._url), command]
+        return await self._answer(connection, connection.makefile("rb"), commands, wait)
 
-    def _answer(
-        self, connection: socket.socket, answers: BinaryIO, commands: list[tuple[bytes, ...]]
+    async def _answer(
+        self,
+        connection: socket.socket,
+        answers: BinaryIO,
+        commands: list[tuple[bytes, ...]],
+        wait: _Wait,
     ) -> bytes | list[bytes | None] | None:
         """What is answered to the last command; the connection is idle then, or closed."""
         try:
             connection.sendall(b"".join(_encoded(*command) for command in commands))
+            # What is this short comes whole.
+            await wait(connection, time.monotonic() + self._timeout_s)
             for _ in commands[:-1]:
                 _read(answers)
             found = _read(answers)
@@ -88,6 +116,10 @@ class LearnCount:
             raise
         self._idle.append((connection, answers))
         return found
+
+
+async def _block(_connection: socket.socket, _deadline_s: float) -> None:
+    """Leave the waiting to the read that follows."""
 
 
 def _close(connection: socket.socket, answers: BinaryIO) -> None:

@@ -27,7 +27,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mailhooks.message import Header, Identity, identity, unfold
+from mailhooks.message import IDENTITY_FIELDS, Header, Identity, identity, unfold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 REPORT_HEADER = "X-Mailhooks-Rspamd"
 SCORE_HEADER = "X-Mailhooks-Score"
+
+VERIFIED_FIELDS = (SCORE_HEADER.lower(), "received", *IDENTITY_FIELDS)
+"""Header fields that :func:`verify` looks at."""
 
 REPORT_MAX_AGE_S = 3600
 """Clocks of an Rspamd on another host may be off by this, seconds either way."""

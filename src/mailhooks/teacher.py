@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from mailhooks.acquaintance import traits_of
+from mailhooks.acquaintance import TRAIT_FIELDS, traits_of
 from mailhooks.errors import LedgerError, RspamdUnavailable
 from mailhooks.ledger import Answer, Outcome, Taught
 from mailhooks.message import content_digest, read_header
@@ -355,7 +355,7 @@ class Teacher:
             origin=self._origin,
             time=self._clock(),
             detail="" if outcome.confirmed else status.value,
-            traits=traits_of(read_header(task.raw)),
+            traits=traits_of(read_header(task.raw, *TRAIT_FIELDS)),
         )
 
     def _taught(self, task: Task) -> Taught | None:

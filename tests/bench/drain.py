@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.host import BenchHost
     from bench.machine import Watch
 
-USERS = 8
+USERS = 32  # of one user, one is learned after another
 IN_FLIGHT = 8
 TOLERATED_SHARE = 0.01
 LONG_AGO_S = 3600.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -110,3 +111,41 @@ def test_a_connection_is_used_again_until_redis_closes_it(tmp_path: Path) -> Non
             asked = pool.submit(serve)
             assert [ask("u")[Lesson.SPAM] for _ in range(3)] == [14] * 3
             assert asked.result(60) == [2, 1]
+
+
+async def test_others_go_on_until_redis_answers(tmp_path: Path) -> None:
+    """The answer comes after something that this thread has yet to do."""
+    ask = LearnCount(f"unix://{tmp_path}/s", "RS", timeout_s=60)
+    with socket.socket(socket.AF_UNIX) as server, ThreadPoolExecutor(1) as pool:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        asked, may_answer = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(65536)
+                asked.set()
+                may_answer.wait(60)
+                connection.sendall(COUNTS)
+
+        pool.submit(serve)
+
+        async def go_on() -> None:
+            await asyncio.to_thread(asked.wait, 60)
+            may_answer.set()
+
+        counts, _ = await asyncio.gather(ask.told("u"), go_on())
+    assert counts == {Lesson.SPAM: 14, Lesson.HAM: 0}
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False])
+async def test_an_answer_that_comes_too_late_is_an_error(
+    tmp_path: Path, is_waited_for: bool
+) -> None:
+    """However it is asked."""
+    ask = LearnCount(f"unix://{tmp_path}/s", "RS", timeout_s=0.05)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        with pytest.raises(StatisticsError, match="timed out"):
+            await ask.told("u") if is_waited_for else ask("u")

@@ -70,6 +70,36 @@ def test_a_digest_is_the_same_with_and_without_a_header_read_before(parts: list[
     assert content_digest(data) == content_digest(data, read_header(data))
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"From",
+                b"from ",
+                b"FROM\t",
+                b"Fro",
+                b"Date",
+                b":",
+                b" x",
+                b"\ty",
+                b"\r\n",
+                b"\n",
+                b"\r",
+            ]
+        ),
+        max_size=20,
+    ).map(b"".join)
+)
+def test_some_fields_are_read_as_among_all(message: bytes) -> None:
+    """Whoever asks for a field that was not read is told so."""
+    some, whole = read_header(message, "from", "date"), read_header(message)
+    assert some.size_bytes == whole.size_bytes
+    for name in ("From", "date"):
+        assert some.values(name) == whole.values(name)
+    with pytest.raises(ValueError, match="not read: subject"):
+        some.values("subject")
+
+
 @given(st.lists(st.sampled_from([b"a", b"b:", b" ", b"\t", b"\r\n ", b"\n\t"]), max_size=20))
 def test_folding_differently_does_not_change_a_value(parts: list[bytes]) -> None:
     """Unfolding is idempotent and deaf to how white space is written."""

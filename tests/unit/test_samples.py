@@ -28,7 +28,7 @@ from mailhooks.spool import Entry, Label, Spool
 from mailhooks.strand import pause
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 SPAM, HAM = Lesson.SPAM, Lesson.HAM
@@ -122,8 +122,9 @@ class FakeRspamd:
         self.bulk.append(bulk)
         return self.answer
 
-    def count(self, user: str, lesson: Lesson) -> int:
+    async def count(self, user: str, lesson: Lesson) -> int:
         """What Redis would count."""
+        await pause(0)
         return sum((who, what) == (user, lesson) for who, what, _ in self.learned)
 
 
@@ -163,7 +164,7 @@ async def running(
     settings: LearningSettings = SETTINGS,
     clock: Callable[[], float] | None = None,
     open_ledger: Callable[[], Ledger] | None = None,
-    count: Callable[[str, Lesson], int] | None = None,
+    count: Callable[[str, Lesson], Awaitable[int]] | None = None,
     *,
     has_shared: bool = False,
 ) -> AsyncIterator[Samples]:
@@ -485,12 +486,12 @@ async def test_nothing_of_a_user_is_learned_while_redis_cannot_be_asked(
     """Without the count nobody could say what was learned; the sample waits for it."""
     away = 5
 
-    def count(user: str, lesson: Lesson) -> int:
+    async def count(user: str, lesson: Lesson) -> int:
         nonlocal away
         if away:
             away -= 1
             raise StatisticsError("Redis is away")
-        return rspamd.count(user, lesson)
+        return await rspamd.count(user, lesson)
 
     async with running(tmp_path, rspamd, count=count) as samples:
         await samples.take("ann", SPAM, "d1", "move", b"one")

@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
-from mailhooks.acquaintance import Acquaintance, NoAcquaintance, NoAcquaintanceWhy, traits_of
+from mailhooks.acquaintance import (
+    TRAIT_FIELDS,
+    Acquaintance,
+    NoAcquaintance,
+    NoAcquaintanceWhy,
+    traits_of,
+)
 from mailhooks.daemon.judge import Judge
 from mailhooks.daemon.peer import user_of
 from mailhooks.errors import SpoolError
 from mailhooks.ledger import DELIVERY, Decision
 from mailhooks.lesson import PROBE_USER, Lesson
-from mailhooks.message import content_digest, is_editable, normal_address, read_header
+from mailhooks.message import (
+    DIGESTED_FIELDS,
+    content_digest,
+    is_editable,
+    normal_address,
+    read_header,
+)
 from mailhooks.policy import (
     Bayes,
     Folder,
@@ -25,6 +37,7 @@ from mailhooks.policy import (
     Verdict,
 )
 from mailhooks.score import (
+    VERIFIED_FIELDS,
     Course,
     MilterScore,
     NoScore,
@@ -52,6 +65,9 @@ log = logging.getLogger("mailhooks.classify")
 
 OWN_SHARE = 0.25
 """This part of the deadline is kept for everything that is not Rspamd."""
+
+READ_FIELDS = tuple(dict.fromkeys((*VERIFIED_FIELDS, *TRAIT_FIELDS, *DIGESTED_FIELDS)))
+"""Header fields that a verdict needs."""
 
 SMALL_BYTES = 1024 * 1024
 """The digest of a message up to this size takes some milliseconds."""
@@ -198,7 +214,7 @@ class Classifier:
         try:
             # Rspamd has the message by now; all that we find out by ourselves we find out
             # while it works.
-            header = read_header(call.message)
+            header = read_header(call.message, *READ_FIELDS)
             milter, traits = self._carried(header, call), traits_of(header)
             queue_id, now = self._queue_id(header), self._clock()
             editable = is_editable(call.message)

@@ -100,8 +100,8 @@ class Samples:
         open_ledger: opens the ledger; called again while it fails.
         rspamd: learns, in a thread of its own; its calls are strands (:mod:`mailhooks.strand`).
         settings: settle time, retries, connections.
-        count: how many messages of a class a user's statistics count, from Redis;
-            blocks, raises StatisticsError. None to take Rspamd's word.
+        count: how many messages of a class a user's statistics count, from Redis; a strand,
+            raises StatisticsError. None to take Rspamd's word.
         has_shared: whether Rspamd keeps statistics that all users share.
         taught: told of each user whose statistics have just learned.
         clock: seconds since the epoch.

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailhooks.config import RedisSettings
+    from mailhooks.daemon.tutor import Count
     from mailhooks.dovecot import ScriptCall
     from mailhooks.lesson import Lesson
 
@@ -263,12 +264,16 @@ async def _stop_all(servers: list[ScriptServer], grace_s: float) -> None:
     await asyncio.gather(*(server.stop(grace_s=grace_s) for server in servers))
 
 
-def count_in(redis: RedisSettings) -> Callable[[str, Lesson], int] | None:
+def count_in(redis: RedisSettings) -> Count | None:
     """How many messages of a class Redis counts for a user; None if no Redis is configured."""
     if not redis.url:
         return None
     counts = LearnCount(redis.url, redis.key_prefix, redis.shared_key)
-    return lambda user, lesson: counts(user)[lesson]
+
+    async def count(user: str, lesson: Lesson) -> int:
+        return (await counts.told(user))[lesson]
+
+    return count
 
 
 def weights_in(redis: RedisSettings) -> Weights:

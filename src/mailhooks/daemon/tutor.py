@@ -9,13 +9,13 @@ keeps for that user tells afterwards whether this one is among them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
-from mailhooks.acquaintance import traits_of
+from mailhooks.acquaintance import TRAIT_FIELDS, traits_of
 from mailhooks.daemon.clerk import Clerk
 from mailhooks.daemon.groups import key_of, settled_lesson
 from mailhooks.errors import LedgerError, RspamdError, RspamdUnavailable
@@ -53,7 +53,7 @@ for _outcome in (
 ):
     LEARNS.labels(_outcome)
 
-Count = Callable[[str, Lesson], int]
+Count = Callable[[str, Lesson], Awaitable[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class Tutor:
     Args:
         spool: where the samples are.
         rspamd: learns; its calls are strands (:mod:`mailhooks.strand`).
-        count: how many messages of a class a user's statistics count, from Redis;
-            blocks, raises StatisticsError. None to take Rspamd's word.
+        count: how many messages of a class a user's statistics count, from Redis; a strand,
+            raises StatisticsError. None to take Rspamd's word.
         agreement: users who must have taught a message the same before the shared
             statistics learn it; 0 for never.
         connections: learns at once.
@@ -127,7 +127,7 @@ class Tutor:
             log.info("user=%s: sample %.12s: taken back", *key_of(entries[-1]))
             self._drop(entries)
             return
-        begun = self._begin(chosen)
+        begun = await self._begin(chosen)
         result: LearnResult | RspamdError | None = None
         if begun is not None:
             try:
@@ -142,9 +142,9 @@ class Tutor:
                     self._turns.give()
             except RspamdError as error:
                 result = error
-        self._end(chosen, begun, result, entries)
+        await self._end(chosen, begun, result, entries)
 
-    def _end(
+    async def _end(
         self,
         chosen: Entry,
         begun: _Begun | None,
@@ -154,11 +154,11 @@ class Tutor:
         """Note what came of it, and remove the samples; raises as :meth:`finish`."""
         before = begun.count if begun is not None else None
         if isinstance(result, RspamdError):
-            if not self._has_ended(chosen, before):
+            if not await self._has_ended(chosen, before):
                 raise result
             result = LearnResult(LearnStatus.LEARNED, "counted", 0)
         elif result is not None:
-            self._check(chosen, before, result)
+            await self._check(chosen, before, result)
         if begun is not None and result is not None:
             self._record(chosen, result, begun.message, ended=entries)
             self._agree(chosen)
@@ -167,10 +167,10 @@ class Tutor:
             self._agree(chosen)
             self._drop(entries)
 
-    def _learns(self, label: Label) -> int | None:
-        return None if self._count is None else self._count(label.user, label.lesson)
+    async def _learns(self, label: Label) -> int | None:
+        return None if self._count is None else await self._count(label.user, label.lesson)
 
-    def _clear_up(self, user: str) -> None:
+    async def _clear_up(self, user: str) -> None:
         """Find out what became of this user's samples that were begun and not ended.
 
         Before anything else of the user is learned, since that would change the count.
@@ -178,7 +178,7 @@ class Tutor:
         ledger = self._opened()
         for entry in list(self._unclear.get(user, ())):
             before = ledger.learns_before(entry.name)
-            count = self._learns(entry.label)
+            count = await self._learns(entry.label)
             if before is not None and count is not None and count > before:
                 result = LearnResult(LearnStatus.LEARNED, "counted", 0)
                 self._record(entry, result, self._spool.message(entry) or b"", ended=[entry])
@@ -188,21 +188,21 @@ class Tutor:
             self._unclear[user].remove(entry)
         self._unclear.pop(user, None)
 
-    def _has_ended(self, entry: Entry, before: int | None) -> bool:
+    async def _has_ended(self, entry: Entry, before: int | None) -> bool:
         """After an error: whether the sample was learned all the same.
 
         Raises:
             StatisticsError: that cannot be known now; it will be cleared up first.
         """
         self.doubt(entry)
-        count = self._learns(entry.label)
+        count = await self._learns(entry.label)
         self._unclear.pop(entry.label.user)
         if before is not None and count is not None and count > before:
             return True
         self._opened().end_attempt(entry.name)
         return False
 
-    def _check(self, entry: Entry, before: int | None, result: LearnResult) -> None:
+    async def _check(self, entry: Entry, before: int | None, result: LearnResult) -> None:
         """Believe Rspamd's "learned" only if Redis counts it.
 
         Raises:
@@ -211,12 +211,12 @@ class Tutor:
         """
         if result.status is not LearnStatus.LEARNED or before is None:
             return
-        if not self._has_ended(entry, before):
+        if not await self._has_ended(entry, before):
             raise RspamdUnavailable('Rspamd says "learned", but Redis does not count it')
 
-    def _begin(self, entry: Entry) -> _Begun | None:
+    async def _begin(self, entry: Entry) -> _Begun | None:
         """What is to be learned; None if nothing is."""
-        self._clear_up(entry.label.user)
+        await self._clear_up(entry.label.user)
         ledger, label = self._opened(), entry.label
         taught = ledger.taught(label.user, label.digest)
         if taught is not None and taught.held is label.lesson:
@@ -236,7 +236,7 @@ class Tutor:
             LEARNS.labels("overtaken").inc()
             log.info("user=%s: sample %.12s: the user's own word stands", *key_of(entry))
             return None
-        before = self._learns(label)
+        before = await self._learns(label)
         # This start is noted before, so after three deaths it is the fourth.
         if ledger.begin_attempt(entry.name, before) > MAX_CRASHES:
             self._spool.set_aside(entry, f"under way when {MAX_CRASHES} processes died")
@@ -291,7 +291,7 @@ class Tutor:
                 origin=label.origin,
                 time=label.received,
                 detail="" if result.learned else result.status.value,
-                traits=traits_of(read_header(message)) if is_own else (),
+                traits=traits_of(read_header(message, *TRAIT_FIELDS)) if is_own else (),
             ),
             ended=[each.name for each in ended],
         )
