@@ -90,6 +90,19 @@ async def pause(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+def afterwards(work: Callable[[], None]) -> None:
+    """Have a function called soon, but not before a strand that can go on; it must not wait."""
+    if hasattr(_here, "strands"):
+        _here.strands.later(work)
+        return
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # it has ended, and what it left behind is closed
+        work()
+    else:
+        loop.call_soon(work)
+
+
 async def _in_loop(number: int, events: int, deadline_s: float) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
@@ -352,9 +365,9 @@ class Strands:
                 self._end_late(now_s)
                 self._do_later()
             self._began_s = 0.0
-        self._do_later()
         for strand in [*(strand for _, strand in self._by_number.values()), *self._others.values()]:
             strand.close()
+        self._do_later()
 
     def _do_later(self) -> None:
         while self._later:

@@ -104,12 +104,12 @@ class Lane:
         self._strands.listen(self._sock, self._accept)
 
     async def _serve(self, sock: socket.socket, accepted_at_s: float) -> None:
-        received = bytearray()  # all of it, should somebody else have to go on
+        received: list[bytes] = []  # all of it, should somebody else have to go on
         self.connections += 1
         try:
             call = await self._read(sock, received, accepted_at_s)
             if call is None:
-                self._give_away(sock, bytes(received))
+                self._give_away(sock, b"".join(received))
                 return
             reply, afterwards = await self._answer(call)
         except BaseException:  # the server stops, for instance
@@ -119,7 +119,7 @@ class Lane:
             raise
         finally:
             self.connections -= 1
-            self._held_bytes -= len(received)
+            self._held_bytes -= sum(map(len, received))
         with suppress(OSError):  # Dovecot gave up
             sock.send(reply)
         sock.close()
@@ -127,11 +127,12 @@ class Lane:
             self._strands.later(afterwards)
 
     async def _read(
-        self, sock: socket.socket, received: bytearray, accepted_at_s: float
+        self, sock: socket.socket, received: list[bytes], accepted_at_s: float
     ) -> ScriptCall | None:
         """A whole call; None if it is for the event loop to judge."""
         parser = ScriptParser(self._header)
         message: list[bytes] = []
+        whole_bytes = 0
         try:
             while True:
                 try:
@@ -142,9 +143,10 @@ class Lane:
                 if not size_bytes:
                     break
                 piece = bytes(self._piece[:size_bytes])
-                received += piece
+                received.append(piece)
+                whole_bytes += size_bytes
                 self._held_bytes += size_bytes
-                is_large = len(received) > self._share_bytes or self._held_bytes > HELD_BYTES
+                is_large = whole_bytes > self._share_bytes or self._held_bytes > HELD_BYTES
                 if is_large or time.monotonic() > accepted_at_s + READ_S:
                     return None
                 # At once, while the next piece is on its way.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from mailhooks.errors import RspamdUnavailable
-from mailhooks.strand import readable, result, writable
+from mailhooks.strand import afterwards, readable, result, writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,8 +37,9 @@ _AT_ONCE_BYTES = 1 << 13
 _DEFAULT_PORT = 80
 _TCP = socket.SOCK_STREAM
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{1,3})(?: ([^\r\n]*))?\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
-_CODED = re.compile(rb"\r\n(?:transfer|content)-encoding:", re.IGNORECASE)
+# Of a head in lower case.
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n")
+_CODED = (b"\r\ntransfer-encoding:", b"\r\ncontent-encoding:")
 
 
 class Answer(NamedTuple):
@@ -72,12 +73,15 @@ async def ask(
     """
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
     if body is None:
-        request = f"GET {_target(url, path)}{fields}\r\n".encode()
+        request = f"GET {_target(url, path)}{fields}\r\n".encode(), b""
     else:
         head = f"POST {_target(url, path)}{fields}Content-Length: {len(body)}\r\n\r\n"
-        request = head.encode() + body
-    with await _sent(url, request, deadline_s) as connection:
+        request = head.encode(), body
+    connection = await _sent(url, request, deadline_s)
+    try:
         return await _answer(connection, deadline_s)
+    finally:
+        afterwards(connection.close)
 
 
 @lru_cache(maxsize=32)
@@ -103,10 +107,11 @@ def parse_answer(received: bytes | bytearray, *, ended: bool) -> Answer | None:
         return None
     head, body = bytes(received[: end + 2]), bytes(received[end + 4 :])
     status = _STATUS_LINE.match(head)
-    if status is None or _CODED.search(head):
+    lower = head.lower()
+    if status is None or any(name in lower for name in _CODED):
         raise RspamdUnavailable("did not answer like Rspamd")
     answer = Answer(int(status[1]), (status[2] or b"").decode(errors="replace"), body)
-    length = _LENGTH.search(head)
+    length = _LENGTH.search(lower)
     if length is None:
         return answer if ended else None
     if len(body) < int(length[1]):
@@ -162,7 +167,11 @@ def _resolver() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "resolver")
 
 
-async def _sent(url: str, request: bytes, deadline_s: float) -> socket.socket:
+Request = tuple[bytes, bytes]
+"""Head and body."""
+
+
+async def _sent(url: str, request: Request, deadline_s: float) -> socket.socket:
     """A connection over which the request has gone, to the first address that takes it."""
     known = _known_address(url)
     if known is not None:
@@ -176,7 +185,7 @@ async def _sent(url: str, request: bytes, deadline_s: float) -> socket.socket:
 
 
 async def _sent_to(
-    family: int, address: object, request: bytes, deadline_s: float
+    family: int, address: object, request: Request, deadline_s: float
 ) -> socket.socket:
     connection = socket.socket(family, _TCP | socket.SOCK_NONBLOCK)
     try:
@@ -194,11 +203,14 @@ async def _sent_to(
     return connection
 
 
-async def _send(connection: socket.socket, request: bytes, deadline_s: float) -> None:
-    rest = memoryview(request)
-    while True:
+async def _send(connection: socket.socket, request: Request, deadline_s: float) -> None:
+    sent_bytes = 0
+    with suppress(BlockingIOError, InterruptedError):
+        sent_bytes = connection.sendmsg(request)
+    if sent_bytes == sum(map(len, request)):  # nearly always
+        return
+    rest = memoryview(b"".join(request))[sent_bytes:]
+    while rest:
+        await writable(connection, deadline_s)
         with suppress(BlockingIOError, InterruptedError):
             rest = rest[connection.send(rest) :]
-        if not rest:
-            return
-        await writable(connection, deadline_s)
