@@ -42,6 +42,12 @@ _TRAIT_BYTES = 12
 """Of a trait's hash: two of one user's are alike by chance in none of our lifetimes."""
 
 
+_PAST = (
+    "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"
+    " WHERE user = ? AND trait = ?"
+)
+
+
 class SqliteLedger(Ledger):
     """Kept in one SQLite file; text must be free of lone surrogates.
 
@@ -199,16 +205,16 @@ class SqliteLedger(Ledger):
     ) -> dict[Trait, Past]:
         """What became of a user's earlier messages with some traits; one never met is left out."""
         named = {self._hash(user, trait): trait for trait in traits}
-        marks = ", ".join("?" * len(named))
-        statement = (
-            "SELECT trait, said_spam, said_ham, left_junk, left_inbox FROM past"  # noqa: S608
-            f" WHERE user = ? AND trait IN ({marks})"
-        )
+        if not named:
+            return {}
+        # For IN (...) SQLite builds a table first, which takes longer than to look twice.
+        statement = " UNION ALL ".join([_PAST] * len(named))
+        values = [value for trait in named for value in (user, trait)]
         if digest is None:  # a delivery, which is waited for
-            rows, itself = self._database.rows(statement, (user, *named)), None
+            rows, itself = self._database.rows(statement, values), None
         else:
             with self._database.transaction("DEFERRED") as db:
-                rows = db.execute(statement, (user, *named)).fetchall()
+                rows = db.execute(statement, values).fetchall()
                 itself = db.execute(
                     "SELECT word, traits FROM counted WHERE user = ? AND digest = ?",
                     (user, digest),
