@@ -88,7 +88,7 @@ class Bench:
         host, watch, message = self._host, self._watch, self._typical
         return [
             *classify.added(host, watch, message, rounds=12, calls=100),
-            *classify.throughput(host, watch, message, rounds=9, calls=400),
+            *classify.throughput(host, watch, message, rounds=15, calls=300),
         ]
 
     def _delivery(self) -> list[Figure]:

@@ -14,12 +14,13 @@ from mailhooks.dovecot import encode_request
 from mailhooks.rspamd.client import BAYES_ONLY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bench.host import BenchHost
     from bench.machine import Watch
 
 IN_FLIGHT = 16
+TURN = 10  # single calls in a row: within a second a machine may get faster or slower by a third
 AGREED_SHARE = 0.98  # Rspamd guesses a text's language anew at every scan
 _OWN = re.compile(rb"own ([\d.]+)%")
 
@@ -50,34 +51,42 @@ def opinion(answer: bytes) -> str:
     return "spam" if "BAYES_SPAM" in symbols else "ham" if "BAYES_HAM" in symbols else "silent"
 
 
-def check(runs: dict[str, load.Run]) -> None:
+def check(answers: Mapping[str, Sequence[bytes]]) -> None:
     """See that both contenders got the same opinions."""
-    answers = zip(*(map(opinion, run.answers) for run in runs.values()), strict=True)
-    agreed = [len(set(pair)) == 1 for pair in answers]
+    pairs = zip(*(map(opinion, each) for each in answers.values()), strict=True)
+    agreed = [len(set(pair)) == 1 for pair in pairs]
     if sum(agreed) < AGREED_SHARE * len(agreed):
-        same_work("classify", {name: opinion(run.answers[0]) for name, run in runs.items()})
+        same_work("classify", {name: opinion(each[0]) for name, each in answers.items()})
         same_work("classify", {"same": sum(agreed), "of": len(agreed)})
 
 
 def added(
     host: BenchHost, watch: Watch, message: bytes, *, rounds: int, calls: int
 ) -> list[Figure]:
-    """The times of single calls, and how much longer ours take."""
+    """The times of single calls, and how much longer ours take.
+
+    Args:
+        host: the lab.
+        watch: tells what else the machine does.
+        message: the one that is asked about.
+        rounds: how many pairs of medians to compare.
+        calls: of each contender in a round; a multiple of ``TURN``.
+    """
     ways = callers(host, [message])
     for way in ways.values():
         load.run(way, 20, 1)
-    times: dict[str, list[list[float]]] = {name: [] for name in ways}
-    runs: dict[str, load.Run] = {}
+    times: dict[str, list[list[float]]] = {name: [[] for _ in range(rounds)] for name in ways}
+    answers: dict[str, list[bytes]] = {name: [] for name in ways}
 
-    def run(name: str, _number: int) -> None:
-        runs[name] = load.run(ways[name], calls, 1)
-        times[name].append([value * 1000 for value in runs[name].latencies_s])
-        if len(times["ours"]) == len(times["bare"]):
-            check(runs)
+    def run(name: str, number: int) -> None:
+        turn = load.run(ways[name], TURN, 1)
+        times[name][number * TURN // calls] += [value * 1000 for value in turn.latencies_s]
+        answers[name] += turn.answers
 
     before = watch.probe()
-    alternate(list(ways), rounds, run)
+    alternate(list(ways), rounds * calls // TURN, run)
     busy = max(before, watch.probe())
+    check(answers)
     figures = []
     for name, share in (("classify_added_ms_p50", 0.5), ("classify_added_ms_p99", 0.99)):
         values = tuple(
@@ -110,7 +119,7 @@ def throughput(
             used_ms.append((used_s(daemon) - before_s) / calls * 1000)
         rates[name].append(runs[name].per_s)
         if len(rates["ours"]) == len(rates["bare"]):
-            check(runs)
+            check({name: each.answers for name, each in runs.items()})
 
     before = watch.probe()
     alternate(list(ways), rounds, run)

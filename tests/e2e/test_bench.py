@@ -68,6 +68,15 @@ def test_both_ways_to_a_verdict_hear_the_same_opinions(
     assert {"spam", "ham"} <= set(opinions["ours"])
 
 
+def test_single_calls_of_both_ways_are_timed_in_turn(host: BenchHost, stamped: list[bytes]) -> None:
+    """One difference of medians and one of the slowest for each round."""
+    figures = classify.added(
+        host, Watch(host.leaders), stamped[0], rounds=2, calls=2 * classify.TURN
+    )
+    assert [figure.name for figure in figures] == ["classify_added_ms_p50", "classify_added_ms_p99"]
+    assert [len(figure.rounds) for figure in figures] == [2, 2]
+
+
 def test_the_daemons_part_of_a_verdict_is_counted(host: BenchHost, stamped: list[bytes]) -> None:
     """Answers a second of both ways, and the processor time of ours alone."""
     figures = classify.throughput(
@@ -82,12 +91,12 @@ def test_another_users_opinion_voids_the_comparison(host: BenchHost, stamped: li
     ways = classify.callers(host, stamped)
     headers = {"Settings": '{"groups_enabled":["statistics"]}', "Deliver-To": host.user("bare")}
     wrong = load.http(host.lab.scan_url, [load.post("/checkv2", headers, raw) for raw in stamped])
-    runs = {
-        "ours": load.run(ways["ours"], len(stamped), 4),
-        "bare": load.run(wrong, len(stamped), 4),
+    answers = {
+        "ours": load.run(ways["ours"], len(stamped), 4).answers,
+        "bare": load.run(wrong, len(stamped), 4).answers,
     }
     with pytest.raises(DishonestError):
-        classify.check(runs)
+        classify.check(answers)
 
 
 def test_deliveries_are_filed_alike_by_ours_and_by_a_fork(
