@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -13,6 +13,7 @@ import pytest
 from mailhooks.config import LearningSettings
 from mailhooks.daemon.groups import settled_lesson
 from mailhooks.daemon.samples import Samples
+from mailhooks.daemon.tutor import Tutor
 from mailhooks.errors import (
     LedgerError,
     RspamdAway,
@@ -478,6 +479,38 @@ async def test_a_count_that_others_raised_does_not_pass_for_a_lesson(
     async with running(tmp_path, rspamd, count=rspamd.count) as samples:
         await until(lambda: len(rspamd.learned) == 2 and samples.waiting == 0)
     assert rspamd.learned[-1] == ("ann", SPAM, b"late")
+
+
+async def test_a_sample_that_comes_into_doubt_while_redis_is_asked_is_not_forgotten(
+    tmp_path: Path, rspamd: FakeRspamd
+) -> None:
+    """It was learned by a process that died, and is not learned again."""
+    spool = Spool(tmp_path)
+    spool.prepare()
+    other, late = (
+        spool.put(
+            Label(user="ann", lesson=lesson, digest=digest, origin="move", received=time.time()),
+            digest.encode(),
+        )
+        for lesson, digest in ((HAM, "other"), (SPAM, "late"))
+    )
+    asked = 0
+
+    async def count(user: str, lesson: Lesson) -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the proof of the first
+            tutor.doubt(late)
+        return 1 if lesson is SPAM else await rspamd.count(user, lesson)
+
+    tutor = Tutor(spool, cast("RspamdClient", rspamd), count)
+    with closing(SqliteLedger(tmp_path / "ledger")) as ledger:
+        ledger.begin_attempt(late.name, 0)
+        tutor.ledger = ledger
+        for entry in (other, late):
+            await tutor.finish([entry])
+        await tutor.stop()
+    assert rspamd.learned == [("ann", HAM, b"other")]
 
 
 async def test_nothing_of_a_user_is_learned_while_redis_cannot_be_asked(

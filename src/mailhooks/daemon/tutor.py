@@ -185,8 +185,14 @@ class Tutor:
             else:
                 # It may wait for long, and others' lessons will raise the count.
                 ledger.forget_learns(entry.name)
-            self._unclear[user].remove(entry)
-        self._unclear.pop(user, None)
+            self._cleared(entry)
+
+    def _cleared(self, entry: Entry) -> None:
+        """It is known what became of a sample; others of the user may have come into doubt."""
+        doubtful = self._unclear[entry.label.user]
+        doubtful.remove(entry)
+        if not doubtful:
+            del self._unclear[entry.label.user]
 
     async def _has_ended(self, entry: Entry, before: int | None) -> bool:
         """After an error: whether the sample was learned all the same.
@@ -196,7 +202,7 @@ class Tutor:
         """
         self.doubt(entry)
         count = await self._learns(entry.label)
-        self._unclear.pop(entry.label.user)
+        self._cleared(entry)
         if before is not None and count is not None and count > before:
             return True
         self._opened().end_attempt(entry.name)
