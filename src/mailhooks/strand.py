@@ -33,8 +33,8 @@ T = TypeVar("T")
 GRAIN_S: Final = 0.05
 """How much later than its deadline a wait may end."""
 
-MOST_LATER: Final = 16
-"""What waits for a quiet moment is done without one if there is so much of it."""
+MOST_LATER: Final = 32
+"""What is left for later is done at the latest when there is so much of it, or after a grain."""
 
 _ENDED_S: Final = 1.0
 _here = threading.local()
@@ -91,7 +91,7 @@ async def pause(seconds: float) -> None:
 
 
 def afterwards(work: Callable[[], None]) -> None:
-    """Have a function called soon, but not before a strand that can go on; it must not wait."""
+    """Have a function called soon, when others have gone on; it must not wait."""
     if hasattr(_here, "strands"):
         _here.strands.later(work)
         return
@@ -317,9 +317,9 @@ class Strands:
         self._go_on(strand)
 
     def later(self, work: Callable[[], None]) -> None:
-        """Have a function called once no strand can go on, and soon anyway; in this thread only.
+        """Have a function called once no strand is under way, and soon anyway; in this thread only.
 
-        What is done in a row costs less than what is done between other things: processors
+        What is done in a row costs half of what it does between other things: processors
         know it by then. A call that fails is logged.
         """
         self._later.append(work)
@@ -346,9 +346,9 @@ class Strands:
                 if not (self._by_number or self._others) or time.monotonic() >= end_s:
                     break
             is_waiting = self._by_number or self._others
-            pause_s = 0 if self._done or self._later else GRAIN_S if is_waiting else -1
-            ready = self._poller.poll(pause_s)
-            if self._later and (not ready or len(self._later) >= MOST_LATER):
+            pause_s = GRAIN_S if is_waiting else 0 if self._later else -1
+            ready = self._poller.poll(0 if self._done else pause_s)
+            if len(self._later) >= MOST_LATER or not (ready or is_waiting):
                 self._do_later()
             for number, _ in ready:
                 if (found := self._by_number.pop(number, None)) is not None:

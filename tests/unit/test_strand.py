@@ -261,28 +261,51 @@ def test_a_strand_that_fails_ends_alone(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.text.count("oops") >= 2
 
 
-def test_what_is_left_for_later_is_done_when_no_strand_can_go_on(
+def test_what_is_left_for_later_is_done_when_no_strand_is_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those that can go on go first."""
+    """At once then: the thread waits for nothing else."""
     monkeypatch.setattr("mailhooks.strand.GRAIN_S", PATIENCE_S)  # whatever holds the machine up
     done: list[str] = []
+    strands = Strands("test")
+    begin, wake = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    ended = threading.Event()
+
+    async def strand() -> None:
+        strands.later(partial(done.append, "later"))
+        strands.later(ended.set)
+        for _ in range(3):
+            await readable(ours)  # at once, again and again
+            done.append("went on")
+
+    def heard() -> None:
+        strands.ignore(begin)
+        strands.spawn(strand())
+
+    with begin, wake, ours, theirs:
+        theirs.send(b".")
+        strands.listen(begin, heard)
+        strands.start()
+        wake.send(b".")
+        assert ended.wait(PATIENCE_S)
+        assert done == ["went on"] * 3 + ["later"]
+        strands.stop(PATIENCE_S)
+
+
+def test_what_is_left_for_later_does_not_wait_for_a_strand_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not for longer than a grain."""
+    monkeypatch.setattr("mailhooks.strand.GRAIN_S", 0.001)
 
     async def strand(strands: Strands) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            strands.later(partial(done.append, "later"))
-            theirs.send(b".")  # readable at once, again and again
-            for _ in range(3):
-                await readable(ours)
-                done.append("went on")
-            ours.recv(1)
             strands.later(partial(theirs.sendall, b"."))
-            await readable(ours)
-            done.append("went on")
+            await readable(ours, time.monotonic() + PATIENCE_S)
 
     _run_once(strand)
-    assert done == ["went on"] * 3 + ["later", "went on"]
 
 
 def test_what_is_left_for_later_is_done_soon_even_if_strands_never_rest() -> None:
