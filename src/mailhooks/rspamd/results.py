@@ -32,6 +32,7 @@ REFUSED_US = frozenset({401, 403, 429})
 # A few symbols come from Rspamd's core, such as TAGGED_RCPT for plus-addresses,
 # and no settings keep them away. A full scan shows dozens.
 _MOST_CORE_SYMBOLS = 5
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 # How many characters of a peer's text go into a message of ours.
 _TEXT_LIMIT = 200
 # Rounding alone keeps the two figures of a Bayes symbol closer together than this.
@@ -264,7 +265,7 @@ def _distance(symbol: Symbol) -> float:
     ``class =`` in its statfiles, possible since 3.13, prints ``p`` but scores alike, so where the
     two differ the score is right.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", symbol.options[0]) if symbol.options else None
+    match = _PERCENT.fullmatch(symbol.options[0]) if symbol.options else None
     printed = min(float(match[1]) / 100, 1.0) if match else None
     share = symbol.score / symbol.weight if symbol.weight else 0.0
     # Rspamd rounds the points to six decimals, so for a weak opinion the percentage knows more.
