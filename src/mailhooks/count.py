@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 5.0
 _FIELDS = {Lesson.SPAM: b"learns_spam", Lesson.HAM: b"learns_ham"}
 _DEFAULT_PORT = 6379
+_ANSWER_BYTES = 512  # and not 8 KB for each connection, of which there may be a dozen
 
 
 class LearnCount:
@@ -94,7 +95,8 @@ class LearnCount:
                 return await self._answer(connection, answers, [command], wait)
         connection = _connected(self._url, self._timeout_s)
         commands = [*_greeting(self._url), command]
-        return await self._answer(connection, connection.makefile("rb"), commands, wait)
+        answers = connection.makefile("rb", _ANSWER_BYTES)
+        return await self._answer(connection, answers, commands, wait)
 
     async def _answer(
         self,

@@ -147,7 +147,8 @@ class Lab:
             for alias, to in (aliases or {}).items()
         }
         self.keys = KeyRing((new_key(),))
-        self.rspamd_password = secrets.token_urlsafe(16)
+        # Not token_urlsafe: rspamc takes one that begins with "-" for its next option.
+        self.rspamd_password = secrets.token_hex(16)
         self._min_learns = min_learns
         self._shared = shared
         self._learning = {

@@ -88,7 +88,7 @@ class Database:
         self._switch_to_wal()
         self._connection.execute("PRAGMA synchronous = NORMAL")
         # A service keeps three of these open; what is not here is in the kernel's cache.
-        self._connection.execute("PRAGMA cache_size = -250")
+        self._connection.execute("PRAGMA cache_size = -160")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_LOG_PAGES}")
         self._connection.execute("PRAGMA foreign_keys = ON")
         # A user who is forgotten shall not linger in unused pages.
