@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mailhooks.errors import StatisticsError
@@ -95,7 +95,7 @@ class LearnCount:
                 return await self._answer(connection, answers, [command], wait)
         connection = _connected(self._url, self._timeout_s)
         commands = [*_greeting(self._url), command]
-        answers = connection.makefile("rb", _ANSWER_BYTES)
+        answers = cast("BinaryIO", connection.makefile("rb", _ANSWER_BYTES))
         return await self._answer(connection, answers, commands, wait)
 
     async def _answer(

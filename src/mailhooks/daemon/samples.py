@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -190,7 +191,7 @@ class Samples:
     ) -> Entry:
         """The first half of :meth:`take`, for any thread; blocks. The other is :meth:`notice`."""
         label = Label(
-            user=user,
+            user=sys.intern(user),  # ten thousand samples of one user may wait
             lesson=lesson,
             digest=digest,
             origin=origin,

@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+_Item = tuple[float, int, K, str]
+"""When it is due, the order of the calls, key and user; ten thousand may wait."""
+
 
 class Schedule(Generic[K]):
     """Keys that become due; of those that are due, every user's earliest one comes in turn.
@@ -19,26 +22,23 @@ class Schedule(Generic[K]):
     """
 
     def __init__(self) -> None:
-        self._due: dict[K, float] = {}
-        self._users: dict[K, str] = {}
-        self._later: list[tuple[float, int, K]] = []
+        self._items: dict[K, _Item[K]] = {}
+        self._later: list[_Item[K]] = []
         self._order = itertools.count()
-        self._ready: dict[str, list[tuple[float, int, K]]] = {}
+        self._ready: dict[str, list[_Item[K]]] = {}
         self._turns: deque[str] = deque()
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._items)
 
     def put(self, key: K, user: str, due: float) -> None:
         """Have a key come up at a time; a second call for the same key moves it."""
-        self._due[key] = due
-        self._users[key] = user
-        heapq.heappush(self._later, (due, next(self._order), key))
+        item = self._items[key] = due, next(self._order), key, user
+        heapq.heappush(self._later, item)
 
     def discard(self, key: K) -> None:
         """Forget a key, if it is there."""
-        if key in self._due:
-            del self._due[key], self._users[key]
+        self._items.pop(key, None)
 
     def pop(self, now: float, busy: Collection[str] = ()) -> K | None:
         """Take the next key that is due, or None if there is none.
@@ -55,14 +55,17 @@ class Schedule(Generic[K]):
                 continue
             waiting = self._ready[user]
             while waiting:
-                due, _, key = heapq.heappop(waiting)
-                # Else it was moved since it became due, and is there again.
-                if self._due.get(key) == due:
-                    del self._due[key], self._users[key]
+                item = heapq.heappop(waiting)
+                if self._is_there(item):
+                    del self._items[item[2]]
                     self._end_turn(user)
-                    return key
+                    return item[2]
             self._end_turn(user)
         return None
+
+    def _is_there(self, item: _Item[K]) -> bool:
+        """Whether a key was neither forgotten nor moved since it was put there."""
+        return self._items.get(item[2]) is item
 
     def _end_turn(self, user: str) -> None:
         if self._ready[user]:
@@ -73,20 +76,17 @@ class Schedule(Generic[K]):
     def wait_s(self, now: float) -> float | None:
         """Seconds until something is due: 0 if it is, None if nothing is there."""
         self._collect(now)
-        if any(self._due.get(key) == due for each in self._ready.values() for due, _, key in each):
+        if any(self._is_there(item) for each in self._ready.values() for item in each):
             return 0.0
         return max(0.0, self._later[0][0] - now) if self._later else None
 
     def _collect(self, now: float) -> None:
         """Move what has become due from the heap to its user's queue."""
-        while self._later and (
-            self._later[0][0] <= now or self._due.get(self._later[0][2]) != self._later[0][0]
-        ):
+        while self._later and (self._later[0][0] <= now or not self._is_there(self._later[0])):
             item = heapq.heappop(self._later)
-            due, _, key = item
-            if self._due.get(key) != due:
+            if not self._is_there(item):
                 continue
-            user = self._users[key]
+            user = item[3]
             if user not in self._ready:
                 self._ready[user] = []
                 self._turns.append(user)
