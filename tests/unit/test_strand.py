@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,28 +44,39 @@ def in_loop(strand: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def in_thread(strand: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What it comes to in a thread of strands."""
+    return among(lambda _: strand())
+
+
+def among(strand: Callable[[Strands], Coroutine[Any, Any, T]]) -> T:
+    """The same for a strand that knows the others; what is left for later is done as well."""
     told: Future[T] = Future()
+    strands = Strands("test")
 
     async def run() -> None:
         try:
-            told.set_result(await strand())
+            told.set_result(await strand(strands))
         except BaseException as error:  # noqa: BLE001 - raised by the caller
             told.set_exception(error)
 
-    strands = Strands("test")
+    with running(strands, run):
+        return told.result(PATIENCE_S)
+
+
+@contextmanager
+def running(strands: Strands, strand: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """The thread runs, and has begun with a strand."""
     begin, wake = socket.socketpair()
-    begin.setblocking(False)
 
     def heard() -> None:
         strands.ignore(begin)
-        strands.spawn(run())
+        strands.spawn(strand())
 
     with begin, wake:
         strands.listen(begin, heard)
         strands.start()
         wake.send(b".")
         try:
-            return told.result(PATIENCE_S)
+            yield
         finally:
             strands.stop(PATIENCE_S)
 
@@ -268,7 +280,6 @@ def test_what_is_left_for_later_is_done_when_no_strand_is_under_way(
     monkeypatch.setattr("mailhooks.strand.GRAIN_S", PATIENCE_S)  # whatever holds the machine up
     done: list[str] = []
     strands = Strands("test")
-    begin, wake = socket.socketpair()
     ours, theirs = socket.socketpair()
     ended = threading.Event()
 
@@ -279,18 +290,11 @@ def test_what_is_left_for_later_is_done_when_no_strand_is_under_way(
             await readable(ours)  # at once, again and again
             done.append("went on")
 
-    def heard() -> None:
-        strands.ignore(begin)
-        strands.spawn(strand())
-
-    with begin, wake, ours, theirs:
+    with ours, theirs:
         theirs.send(b".")
-        strands.listen(begin, heard)
-        strands.start()
-        wake.send(b".")
-        assert ended.wait(PATIENCE_S)
-        assert done == ["went on"] * 3 + ["later"]
-        strands.stop(PATIENCE_S)
+        with running(strands, strand):
+            assert ended.wait(PATIENCE_S)
+            assert done == ["went on"] * 3 + ["later"]
 
 
 def test_what_is_left_for_later_does_not_wait_for_a_strand_that_waits(
@@ -305,7 +309,7 @@ def test_what_is_left_for_later_does_not_wait_for_a_strand_that_waits(
             strands.later(partial(theirs.sendall, b"."))
             await readable(ours, time.monotonic() + PATIENCE_S)
 
-    _run_once(strand)
+    among(strand)
 
 
 def test_what_is_left_for_later_is_done_soon_even_if_strands_never_rest() -> None:
@@ -327,7 +331,7 @@ def test_what_is_left_for_later_is_done_soon_even_if_strands_never_rest() -> Non
                 await readable(ours)
             done.append(-2)
 
-    _run_once(strand)
+    among(strand)
     assert done == [*range(MOST_LATER), -1, -2]
 
 
@@ -342,36 +346,9 @@ def test_what_fails_later_is_logged_and_the_rest_is_done(caplog: pytest.LogCaptu
         strands.later(fail)
         strands.later(lambda: done.append("later"))
 
-    _run_once(strand)
+    among(strand)
     assert done == ["later"]
     assert "oops" in caplog.text
-
-
-def _run_once(strand: Callable[[Strands], Coroutine[Any, Any, None]]) -> None:
-    """Run a strand in a thread, and all that it leaves for later; what it raises is raised."""
-    strands = Strands("test")
-    begin, wake = socket.socketpair()
-    ended: Future[None] = Future()
-
-    async def run() -> None:
-        try:
-            await strand(strands)
-            ended.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - raised below
-            ended.set_exception(error)
-
-    def heard() -> None:
-        begin.recv(1)
-        strands.spawn(run())
-
-    with begin, wake:
-        strands.listen(begin, heard)
-        strands.start()
-        wake.send(b".")
-        try:
-            ended.result(PATIENCE_S)
-        finally:
-            strands.stop(PATIENCE_S)
 
 
 def test_a_wait_that_cannot_be_watched_fails_and_the_thread_goes_on() -> None:
