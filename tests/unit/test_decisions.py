@@ -159,7 +159,9 @@ async def test_trouble_is_said_once_and_counted_and_nothing_is_lost_by_it(
         await ledger.wrote(2)
     assert ledger.written == [decision(1), decision(2)]
     assert (REGISTRY.get_sample_value("mailhooks_decision_failures_total") or 0.0) >= failures + 3
-    assert [record.getMessage() for record in caplog.records] == [
+    # A thread of an earlier test may still have something to say.
+    ours = [each.getMessage() for each in caplog.records if each.name == "mailhooks.classify"]
+    assert ours == [
         "decisions cannot be written to the ledger: ledger /l: database is locked",
         "decisions are written to the ledger again",
     ]
