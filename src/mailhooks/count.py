@@ -75,10 +75,8 @@ class LearnCount:
         except (OSError, ValueError) as error:
             # A URL may hold a password.
             shown = re.sub(r"//[^/@]*@", "//", self._url)
-            is_late = isinstance(error, TimeoutError)
-            reason = (
-                "timed out" if is_late else " ".join(str(error).split()) or type(error).__name__
-            )
+            text = "timed out" if isinstance(error, TimeoutError) else str(error)
+            reason = " ".join(text.split()) or type(error).__name__
             raise StatisticsError(f"Redis at {shown}: {reason}") from error
 
     def __del__(self) -> None:

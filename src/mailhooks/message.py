@@ -200,19 +200,12 @@ def content_digest(message: bytes, header: Header | None = None) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    values: dict[str, list[bytes]] = {name: [] for name in DIGESTED_FIELDS}
     if header is None:
-        end = _header_bytes(message)
-        # What read_header() would find of them, in a fifth of the time.
-        for name, value in _only(DIGESTED_FIELDS).findall(b"\n" + message[:end]):
-            values[name.decode("ascii").lower()].append(unfold(value))
-    else:
-        end = header.size_bytes
-        values = {name: header.values(name) for name in DIGESTED_FIELDS}
+        header = read_header(message, *DIGESTED_FIELDS)
     parts = [
         b"%s:%s\n" % (name.encode("ascii"), value)
-        for name, found in values.items()
-        for value in found
+        for name in DIGESTED_FIELDS
+        for value in header.values(name)
     ]
-    body = message[end:].replace(b"\r\n", b"\n").strip(b"\n")
+    body = message[header.size_bytes :].replace(b"\r\n", b"\n").strip(b"\n")
     return hashlib.sha256(b"".join((*parts, b"\n", body))).hexdigest()

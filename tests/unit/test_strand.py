@@ -308,6 +308,7 @@ def test_what_is_left_for_later_does_not_wait_for_a_strand_that_waits(
         with ours, theirs:
             strands.later(partial(theirs.sendall, b"."))
             await readable(ours, time.monotonic() + PATIENCE_S)
+            assert ours.recv(1) == b"."
 
     among(strand)
 

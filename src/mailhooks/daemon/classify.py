@@ -231,8 +231,9 @@ class Classifier:
         finally:
             bayes.close()
         lesson = await self._lesson(user, verdict)
-        digest: str | None = ""
-        if lesson is not None or len(call.message) > SMALL_BYTES:
+        digest = None
+        is_small = len(call.message) <= SMALL_BYTES
+        if lesson is not None or not is_small:
             digest = await self._digest(call.message, header, user, deadline_s)
         if lesson is not None and digest is not None:
             await self._keep(call.message, user, lesson, digest, deadline_s)
@@ -248,7 +249,7 @@ class Classifier:
                     "%s: user=%s: a line in the header is no field: left as it is", queue_id, user
                 )
             _count(verdict, elapsed_s)
-            if user != PROBE_USER and digest is not None:
+            if user != PROBE_USER and (digest or is_small):
                 self._note(
                     Decision.of(
                         verdict,

@@ -164,7 +164,7 @@ class Judge:
 
     async def _weighed(self, opinion: BayesOpinion | None, whose: str, timeout_s: float) -> Opinion:
         # Redis that does not answer costs a blend its weights, not its opinions.
-        learned = self._weights.remembered(whose) or await self._weights.of(whose, timeout_s)
+        learned = await self._weights.of(whose, timeout_s)
         probability = None if opinion is None else opinion.probability
         return Opinion(probability, learned[Lesson.SPAM], learned[Lesson.HAM])
 

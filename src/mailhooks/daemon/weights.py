@@ -61,15 +61,6 @@ class Weights:
         """Ask Redis the next time, since the user's statistics have just learned."""
         self._known.pop(user, None)
 
-    def remembered(self, user: str) -> Learned | None:
-        """What :meth:`of` would tell without asking anybody."""
-        if (known := self._known.get(user)) is None:
-            return None
-        learned_s, learned = known
-        is_young = min(learned.values()) < YOUNG
-        limit_s = YOUNG_REMEMBERED_S if is_young else REMEMBERED_S
-        return learned if self._clock() - learned_s < limit_s else None
-
     async def of(self, user: str, timeout_s: float) -> Learned:
         """What the user's statistics have learned; ``SHARED_USER`` for the shared ones. A strand.
 
@@ -77,9 +68,12 @@ class Weights:
             user: as in Rspamd's statistics.
             timeout_s: seconds to wait for Redis.
         """
-        if (learned := self.remembered(user)) is not None:
-            return learned
-        now, known = self._clock(), self._known.get(user)
+        now = self._clock()
+        known = self._known.get(user)
+        if known is not None:
+            is_young = min(known[1].values()) < YOUNG
+            if now - known[0] < (YOUNG_REMEMBERED_S if is_young else REMEMBERED_S):
+                return known[1]
         if self._count is None:
             return self._least
         try:

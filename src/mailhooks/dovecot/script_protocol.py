@@ -42,8 +42,9 @@ _QUOTED_BYTES: Final = 40
 _ESCAPED_LINE: Final = re.compile(rb"(?:[^\x00\x01\t\r\n]|\x01[01trn])*")
 # A whole header of such lines, with nothing escaped in it.
 _PLAIN_HEADER: Final = re.compile(
-    rb"VERSION\tscript\t4\t[0-9]{1,9}\n"
-    rb"((?:env_[^=\x00\x01\t\r\n]+=[^\x00\x01\t\r\n]*\n)*)"
+    rb"VERSION\tscript\t%d\t[0-9]{1,9}\n"
+    % _MAJOR
+    + rb"((?:env_[^=\x00\x01\t\r\n]+=[^\x00\x01\t\r\n]*\n)*)"
     rb"(-|noreply)\n((?:[^\x00\x01\t\r\n]+\n)*)\n"
 )
 _ESCAPED: Final = re.compile(rb"\x01.")

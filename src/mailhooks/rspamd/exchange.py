@@ -72,12 +72,11 @@ async def ask(
         RspamdUnavailable: what came is no answer.
     """
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    if body is None:
-        request = f"GET {_target(url, path)}{fields}\r\n".encode(), b""
-    else:
-        head = f"POST {_target(url, path)}{fields}Content-Length: {len(body)}\r\n\r\n"
-        request = head.encode(), body
-    connection = await _sent(url, request, deadline_s)
+    if body is not None:
+        fields += f"Content-Length: {len(body)}\r\n"
+    method = "GET" if body is None else "POST"
+    head = f"{method} {_target(url, path)}{fields}\r\n".encode()
+    connection = await _sent(url, (head, body or b""), deadline_s)
     try:
         return await _answer(connection, deadline_s)
     finally:
