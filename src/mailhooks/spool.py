@@ -48,7 +48,7 @@ SPARE_FILES = 1024
 _counter = itertools.count()
 
 
-class Label(msgspec.Struct, frozen=True, kw_only=True):
+class Label(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who is to learn what: the first line of a spool file.
 
     Attributes:
@@ -71,8 +71,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A durable sample, its message still on disk."""
 
     name: str
@@ -153,7 +152,8 @@ class Spool:
                 if not journal.keep(name, content, lambda: self._write(name, content)):
                     self._make_durable([name])
             except BaseException:
-                (self._new / name).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._at(name))  # noqa: PTH108
                 raise
         except OSError as error:
             raise _failed("cannot take a sample", self.folder, error) from error
@@ -214,7 +214,7 @@ class Spool:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            os.rename(temporary, f"{self._new}/{name}")  # noqa: PTH104 - once for every sample
+            os.rename(temporary, self._at(name))  # noqa: PTH104 - once for every sample
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)  # noqa: PTH108
@@ -268,11 +268,11 @@ class Spool:
             OSError: it is still there, or has other names, too.
         """
         spare = f"{self._spare}/{name}"
-        descriptor = os.open(f"{self._new}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._at(name), os.O_WRONLY | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_nlink != 1:
                 raise OSError(errno.EMLINK, "somebody keeps a link to it")
-            os.rename(f"{self._new}/{name}", spare)  # noqa: PTH104 - once for every sample
+            os.rename(self._at(name), spare)  # noqa: PTH104 - once for every sample
             try:
                 os.ftruncate(descriptor, 0)
             except BaseException:
@@ -289,17 +289,17 @@ class Spool:
             # journal; with all of them found before, one does for many.
             for name in names:
                 with suppress(OSError):  # the sync tells what matters
-                    _begin_writing(self._new / name)
+                    _begin_writing(self._at(name))
         for name in names:
             with suppress(FileNotFoundError):
-                _sync_file(self._new / name)
+                _sync_file(self._at(name))
         if names:
             _sync_folder(self._new)
 
     def _restore(self, name: str, content: bytes) -> None:
         """Have a file in new/ as it was before a power cut."""
         with suppress(FileNotFoundError):
-            if (self._new / name).read_bytes() == content:
+            if self._bytes_of(name) == content:
                 self._make_durable([name])
                 return
         self._write(name, content, is_synced=True)
@@ -314,17 +314,18 @@ class Spool:
             SpoolError: the folder cannot be read.
         """
         try:
-            names = sorted({path.name for path in self._new.iterdir()}.difference(known))
+            found = os.listdir(self._new)  # noqa: PTH208 - see _at
+            names = sorted(set(found).difference(known))
         except OSError as error:
             raise _failed("cannot be read", self._new, error) from error
         for name in names:
             try:
-                with (self._new / name).open("rb") as file:
+                with open(self._at(name), "rb") as file:  # noqa: PTH123
                     line = file.readline(MAX_LABEL_BYTES)
                     size_bytes = os.fstat(file.fileno()).st_size - len(line) - 1
                 if not line:
                     # A power cut came while it was taken, so nobody was promised anything.
-                    (self._new / name).unlink(missing_ok=True)
+                    os.unlink(file.name)  # noqa: PTH108
                     continue
                 label = msgspec.json.decode(line, type=Label)
                 self._see_that_it_stayed(name)
@@ -347,7 +348,7 @@ class Spool:
             SpoolError: the file cannot be read.
         """
         try:
-            content = (self._new / entry.name).read_bytes()
+            content = self._bytes_of(entry.name)
             self._see_that_it_stayed(entry.name)
         except FileNotFoundError:
             return None
@@ -369,7 +370,8 @@ class Spool:
                 self._recycle(entry.name)
                 return
         try:
-            (self._new / entry.name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._at(entry.name))  # noqa: PTH108
         except OSError as error:
             raise _failed("cannot be removed", self._new / entry.name, error) from error
 
@@ -445,6 +447,18 @@ class Spool:
         except OSError as error:
             raise _failed("cannot be dropped", path, error) from error
 
+    def _at(self, name: str) -> str:
+        """Where a sample is.
+
+        A ``Path`` would enter each name into the interpreter's table of strings that are kept
+        once (``sys.intern``), which becomes a megabyte larger by it.
+        """
+        return f"{self._new}/{name}"
+
+    def _bytes_of(self, name: str) -> bytes:
+        with open(self._at(name), "rb") as file:  # noqa: PTH123
+            return file.read()
+
     def _named(self, name: str) -> Path:
         if name and "/" not in name and name not in (".", ".."):
             for folder in (self._new, self._bad):
@@ -458,7 +472,7 @@ class Spool:
         Raises:
             FileNotFoundError: it was; no name comes twice.
         """
-        (self._new / name).stat()
+        os.stat(self._at(name))  # noqa: PTH116
 
     def _set_aside_unreadable(self, name: str, reason: str) -> None:
         try:
@@ -480,7 +494,7 @@ def _label(line: bytes) -> Label | None:
         return None
 
 
-def _sync_file(path: Path) -> None:
+def _sync_file(path: Path | str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -488,7 +502,7 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _begin_writing(path: Path) -> None:
+def _begin_writing(path: str) -> None:
     """Have the kernel begin to write a file, without waiting (``__filemap_fdatawrite_range``)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

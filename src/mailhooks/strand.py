@@ -398,8 +398,10 @@ class Strands:
             return
         if not wait.events:
             self._others[wait] = strand
-            if wait.future is not None:
-                wait.future.add_done_callback(partial(self._tell, wait))
+            # It keeps what it calls, and would keep itself by way of the wait.
+            future, wait.future = wait.future, None
+            if future is not None:
+                future.add_done_callback(partial(self._tell, wait))
             return
         try:
             self._watch(wait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import resource
@@ -15,7 +16,8 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from concurrent.futures import Future
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +44,7 @@ HEADER = encode_request(["learn"], {"USER": "alice"})
 MESSAGE = b"Subject: secret-subject\r\n\r\nbody\r\n"
 MEBIBYTE = 1024 * 1024
 PIECE = 64 * 1024
+CALLS = 40
 
 
 @pytest.fixture
@@ -777,6 +780,46 @@ async def test_a_whole_call_is_answered_without_the_event_loop(path: Path) -> No
         assert await asyncio.to_thread(done.wait, PATIENCE_S)
     assert threading.current_thread() not in threads
     assert len(set(threads)) == 1
+
+
+@pytest.fixture
+def garbage() -> Iterator[Callable[[], list[object]]]:
+    """What only the garbage collector has found since the test began."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+
+    def found() -> list[object]:
+        gc.collect()
+        return gc.garbage
+
+    yield found
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+async def test_a_call_leaves_nothing_to_the_garbage_collector(
+    path: Path, garbage: Callable[[], list[object]]
+) -> None:
+    """What is free at once is there for the next call; the rest would wait for thousands more."""
+
+    def slowly(message: bytes) -> bytes:
+        time.sleep(0.01)  # or nobody would have to wait for it
+        return message
+
+    with ThreadPoolExecutor(1) as threads:
+
+        async def direct(call: ScriptCall) -> tuple[bytes, None]:
+            return await strand.result(threads.submit(slowly, call.message)), None
+
+        async with serving(ScriptServer(path, echo, direct=direct)):
+            for _ in range(CALLS):
+                assert await call(path) == (MESSAGE, True)
+    kinds = Counter(type(each) for each in garbage())
+    ours = [kind for kind in kinds if kind is Future or kind.__module__.startswith("mailhooks.")]
+    # Earlier tests leave servers behind, but fewer.
+    assert [kind for kind in ours if kinds[kind] >= CALLS] == []
 
 
 @pytest.mark.parametrize("failure", [SpoolError("disk full"), RuntimeError("oops"), SystemExit(1)])

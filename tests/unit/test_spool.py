@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_a_sample_learned_while_it_is_read_is_gone_and_not_another_one(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file may serve the next sample before the reader has come to the end of it."""
-    read, stat = Path.read_bytes, os.fstat
+    stat = os.fstat
 
     def learned(entry: Entry) -> None:
         monkeypatch.undo()
@@ -228,11 +229,11 @@ def test_a_sample_learned_while_it_is_read_is_gone_and_not_another_one(
     with closing(taking(spool)):
         entry = spool.put(label(), MESSAGE)
 
-        def slowly(path: Path) -> bytes:
+        def slowly(_: str | Path) -> bytes:
             learned(entry)
-            return b"{}\n\nhers" if path.name == entry.name else read(path)
+            return b"{}\n\nhers"
 
-        monkeypatch.setattr(Path, "read_bytes", slowly)
+        monkeypatch.setattr(spool, "_bytes_of", slowly)
         assert spool.message(entry) is None
         entry = spool.put(label(), MESSAGE)
         monkeypatch.setattr(Path, "read_bytes", slowly)
@@ -281,3 +282,27 @@ def test_a_file_made_ready_long_ago_does_not_fail_the_next_sample(spool: Spool) 
     assert not ready.exists()
     entry = spool.put(label(), MESSAGE)
     assert spool.message(entry) == MESSAGE
+
+
+def test_the_names_of_samples_do_not_stay_in_memory(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter's table of strings that are kept once grows by all it ever held."""
+    spool.keep_journal(segment_bytes=64 * 1024)
+    kept_once: list[str] = []
+    intern = sys.intern
+
+    def recorded(text: str) -> str:
+        kept_once.append(text)
+        return intern(text)
+
+    monkeypatch.setattr(sys, "intern", recorded)
+    entry = spool.put(label(), MESSAGE)
+    assert list(spool.entries()) == [entry]
+    assert spool.message(entry)
+    spool.keep_journal()
+    spool.remove(entry)
+    spool.clean()
+    assert entry.name not in kept_once
+    assert (spool.folder / "new" / entry.name).name in kept_once  # as it would be
+    spool.close()

@@ -110,7 +110,8 @@ class ScriptParser:
         self._searched = 0  # leading bytes of _pending known to hold no line end
         self._header_bytes = 0
         self._line_number = 1
-        self._next: Callable[[bytes], None] = self._version_line
+        # No bound method, which would hold the parser and be held by it.
+        self._next: Callable[[ScriptParser, bytes], None] = ScriptParser._version_line
         self._env: dict[str, str] = {}
         self._args: list[str] = []
         self._wants_reply = True
@@ -164,7 +165,7 @@ class ScriptParser:
         start = 0
         while (end := self._pending.find(b"\n", max(start, self._searched))) >= 0:
             self._check_size(end - start, self._header_bytes + end - start + 1)
-            self._next(bytes(self._pending[start:end]))
+            self._next(self, bytes(self._pending[start:end]))
             self._header_bytes += end - start + 1
             self._line_number += 1
             start = end + 1
@@ -210,12 +211,12 @@ class ScriptParser:
             # The only line that is quoted: all others may name a user.
             quoted = line[:_QUOTED_BYTES]
             raise self._wrong(f"VERSION<TAB>script<TAB>{_MAJOR}<TAB>minor, got {quoted!r}")
-        self._next = self._env_or_options_line
+        self._next = ScriptParser._env_or_options_line
 
     def _env_or_options_line(self, line: bytes) -> None:
         if line in {b"-", b"noreply"}:
             self._wants_reply = line == b"-"
-            self._next = self._argument_line
+            self._next = ScriptParser._argument_line
             return
         if not line.startswith(b"env_"):
             raise self._wrong("env_NAME=value, '-' or 'noreply'")
