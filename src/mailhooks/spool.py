@@ -152,8 +152,7 @@ class Spool:
                 if not journal.keep(name, content, lambda: self._write(name, content)):
                     self._make_durable([name])
             except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._at(name))  # noqa: PTH108
+                (self._new / name).unlink(missing_ok=True)
                 raise
         except OSError as error:
             raise _failed("cannot take a sample", self.folder, error) from error
@@ -325,7 +324,7 @@ class Spool:
                     size_bytes = os.fstat(file.fileno()).st_size - len(line) - 1
                 if not line:
                     # A power cut came while it was taken, so nobody was promised anything.
-                    os.unlink(file.name)  # noqa: PTH108
+                    (self._new / name).unlink(missing_ok=True)
                     continue
                 label = msgspec.json.decode(line, type=Label)
                 self._see_that_it_stayed(name)
