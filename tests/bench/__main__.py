@@ -121,8 +121,8 @@ class Bench:
 
     def _curves(self) -> list[Figure]:
         host = self._host
-        messages = host.stamped([*host.spam[60:90], *host.ham[60:90]], 60)
-        self.curves = curves.measure(host, [*messages, *self._distinct[:900]], 200)
+        scored = host.stamped([*host.spam[60:90], *host.ham[60:90]], 60)
+        self.curves = curves.measure(host, scored[:40], self._distinct[:900], 200)
         return []
 
     def _bulk(self) -> list[Figure]:

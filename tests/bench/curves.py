@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 from bench import classify, load
-from bench.figures import quantile
+from bench.figures import quantile, same_work
 from bench.host import OURS
 from bench.memory import learn_caller
+from bench.moves import LEARNED_SHARE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from bench.host import BenchHost
 
+    Answers = Mapping[str, Sequence[bytes]]
+
 LEVELS: Final = (1, 4, 16, 64)
+AGREED_SHARE: Final = 0.9  # of forty messages, one or two may be borderline for Bayes
 WIDTH, HEIGHT, LEFT, TOP, PANEL = 900, 400, 60, 60, 290
 FONT = 'font-family="sans-serif" font-size="13"'
 COLOURS = {"mailhooks": "#004488", "Rspamd alone": "#999999"}
@@ -26,36 +31,65 @@ Point = tuple[int, float, float]
 
 
 def measure(
-    host: BenchHost, messages: Sequence[bytes], calls: int
+    host: BenchHost, scored: Sequence[bytes], distinct: Sequence[bytes], calls: int
 ) -> dict[str, dict[str, list[Point]]]:
-    """Points by panel and contender: classify, and learn (until the sample is safe, or learned)."""
+    """Points by panel and contender: classify, and learn (until the sample is safe, or learned).
+
+    Args:
+        host: the lab.
+        scored: messages to judge, with a carried score.
+        distinct: messages to learn, no two alike.
+        calls: requests at each level, at least.
+
+    Raises:
+        DishonestError: the contenders did not do the same work.
+    """
     user = host.user("bare")
     headers = {"Deliver-To": user, "Password": host.lab.rspamd_password, "Learn-Type": "bulk"}
     bare_learn = [
-        load.post("/learnspam", headers | {"Classifier": "bayes"}, raw) for raw in messages
+        load.post("/learnspam", headers | {"Classifier": "bayes"}, raw) for raw in distinct
     ]
-    ways = classify.callers(host, messages[:40])
-    panels = {
-        "classify: until the verdict": {"mailhooks": ways["ours"], "Rspamd alone": ways["bare"]},
-        "learn: until IMAP goes on": {
-            "mailhooks": learn_caller(host, messages),
-            "Rspamd alone": load.http(host.lab.learn_url, bare_learn),
-        },
+    ways = classify.callers(host, scored)
+    panels: dict[str, tuple[dict[str, load.Caller], Callable[[Answers], None]]] = {
+        "classify: until the verdict": (
+            {"mailhooks": ways["ours"], "Rspamd alone": ways["bare"]},
+            partial(classify.check, share=AGREED_SHARE),
+        ),
+        "learn: until IMAP goes on": (
+            {
+                "mailhooks": learn_caller(host, distinct),
+                "Rspamd alone": load.http(host.lab.learn_url, bare_learn),
+            },
+            _check_learns,
+        ),
     }
     found: dict[str, dict[str, list[Point]]] = {}
-    for panel, contenders in panels.items():
+    for panel, (contenders, check) in panels.items():
         found[panel] = {name: [] for name in contenders}
         first = 0
         for level in LEVELS:
+            count, answers = max(calls, 3 * level), {}
             for name, caller in contenders.items():
-                done = load.run(caller, max(calls, 3 * level), level, first)
+                done = load.run(caller, count, level, first)
+                answers[name] = done.answers
                 times = [value * 1000 for value in done.latencies_s]
                 found[panel][name].append((level, quantile(times, 0.5), quantile(times, 0.99)))
-            first += max(calls, 3 * level)
+            check(answers)
+            first += count
     host.restart_daemon(empty_spool=True)
     if host.lab.learns(host.user(OURS)) == (0, 0):
         raise RuntimeError("curves: nobody had taught the user who was asked about")
     return found
+
+
+def _check_learns(answers: Answers) -> None:
+    """See that every sample was taken, and that Rspamd learned as much as it does of any corpus."""
+    taken = answers["mailhooks"].count(b"+\n")
+    learned = sum(b" 200 " in answer.partition(b"\r\n")[0] for answer in answers["Rspamd alone"])
+    count = len(answers["mailhooks"])
+    same_work("curves", {"samples": count, "taken": taken})
+    if learned < LEARNED_SHARE * count:
+        same_work("curves", {"taken": taken, "learned by Rspamd alone": learned})
 
 
 def draw(panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:

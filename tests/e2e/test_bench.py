@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from lmtp import UnixLmtp
 
-from bench import classify, delivery, drain, load, moves
+import storm
+from bench import classify, curves, delivery, drain, load, moves
 from bench.figures import DishonestError
 from bench.host import OURS, PIPERS, SENDER, BenchHost
 from bench.machine import Watch
@@ -97,6 +98,29 @@ def test_another_users_opinion_voids_the_comparison(host: BenchHost, stamped: li
     }
     with pytest.raises(DishonestError):
         classify.check(answers)
+
+
+def test_the_curve_has_all_levels_for_each_contender(host: BenchHost) -> None:
+    """With as many requests as there may be in flight, and more."""
+    scored = host.stamped([*host.spam[30:50], *host.ham[30:50]], 40)
+    found = curves.measure(host, scored, storm.distinct([*host.spam, *host.ham]), 10)
+    for contenders in found.values():
+        assert list(contenders) == list(curves.COLOURS)
+        for points in contenders.values():
+            assert [level for level, _, _ in points] == list(curves.LEVELS)
+            assert all(0 < median <= slow for _, median, slow in points)
+
+
+def test_a_curve_of_refused_samples_is_void() -> None:
+    """Who refuses is quick."""
+    learned = [b"HTTP/1.1 200 OK\r\n\r\n{}"] * 10
+    curves._check_learns({"mailhooks": [b"+\n"] * 10, "Rspamd alone": learned})
+    for ours, bare in (
+        ([b"+\n"] * 9 + [b"-\n"], learned),
+        ([b"+\n"] * 10, learned[:8] + [b"HTTP/1.1 503 no\r\n\r\n"] * 2),
+    ):
+        with pytest.raises(DishonestError):
+            curves._check_learns({"mailhooks": ours, "Rspamd alone": bare})
 
 
 def test_deliveries_are_filed_alike_by_ours_and_by_a_fork(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
 import statistics
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from bench import curves
 from bench.figures import (
     TARGETS,
     DishonestError,
@@ -26,6 +31,7 @@ from bench.machine import Watch
 
 QUIET = 0.1
 NAME = "classify_throughput_ratio"  # at least 0.90
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_five_rounds_give_the_smallest_and_the_largest_value() -> None:
@@ -126,3 +132,43 @@ def test_own_work_is_not_taken_for_noise() -> None:
     assert total > 0
     assert 0.0 <= watch.probe(0.01) <= 1.0
     assert len(watch.shares) == 1
+
+
+def test_the_page_explains_each_name_and_its_limit() -> None:
+    """What is compared, and with what; a limit is not changed in one place only."""
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| (`.+`) \| .+ \| ([^|]+) \|$", page.partition("## The figures")[0])
+    said = {name: target for names, target in rows for name in re.findall(r"`(\w+)`", names)}
+    assert list(said) == list(TARGETS)
+    for name, target in TARGETS.items():
+        if not math.isnan(target.limit):
+            assert f"{target.limit:g}" in said[name], name
+
+
+def lines_of(svg: str) -> list[list[tuple[float, float]]]:
+    """The points of each line of a plot."""
+    drawn = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}polyline")  # noqa: S314 - ours
+    places = [[point.split(",") for point in line.attrib["points"].split()] for line in drawn]
+    return [[(float(x), float(y)) for x, y in line] for line in places]
+
+
+def test_the_plot_has_median_and_slowest_at_each_level() -> None:
+    """Further right is more in flight, higher up is slower."""
+    points = [(level, 1.0 * level, 3.0 * level) for level in curves.LEVELS]
+    panel = dict.fromkeys(curves.COLOURS, points)
+    svg = curves.draw({"classify & more": panel, "learn": panel})
+    lines = lines_of(svg)
+    assert len(lines) == 2 * len(curves.COLOURS) * 2
+    for median, slow in zip(lines[::2], lines[1::2], strict=True):
+        assert [x for x, _ in median] == sorted({x for x, _ in slow})
+        assert len(median) == len(curves.LEVELS) == 4
+        assert all(high < low for (_, low), (_, high) in zip(median, slow, strict=True))
+        assert [y for _, y in median] == sorted((y for _, y in median), reverse=True)
+    assert all(f">{level}</text>" in svg for level in (1, 4, 16, 64))
+
+
+def test_the_docs_show_a_plot_of_both_contenders() -> None:
+    """Verdicts and learning, each with a median and a 99th percentile."""
+    assert "](latency.svg)" in (DOCS / "performance.md").read_text(encoding="utf-8")
+    lines = lines_of((DOCS / "latency.svg").read_text(encoding="utf-8"))
+    assert [len(line) for line in lines] == [len(curves.LEVELS)] * 8
